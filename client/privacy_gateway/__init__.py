@@ -1,0 +1,1 @@
+"""Privacy budget gateway: client library and public vocabulary."""

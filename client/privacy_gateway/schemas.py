@@ -1,0 +1,308 @@
+"""The public vocabulary: what is sent to the gateway and what comes back.
+
+Server and client share these models, so a field exists in one place only. Requests are strict:
+unknown keys, `true` for a number, `"10"` or `10.0` for an integer are refused. ε, δ and seeds are
+no part of a request: the owner's budget decides them, and a researcher who could choose the
+randomness could undo the noise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.modelspec import ModelSpec
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.:-]+$")]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e6)]
+
+Output = Literal["weights", "dp_metrics", "receipt"]
+Role = Literal["admin", "owner", "researcher", "auditor"]
+SolveFor = Literal["rounds", "noise_multiplier", "clients_per_round"]
+
+
+class Strict(BaseModel):
+    """Base of everything that is parsed from a request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class View(BaseModel):
+    """Base of everything that is answered; unknown members are kept out, none are required later."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class ClientOptimizer(Strict):
+    """The optimizer a virtual client uses from the round's weights; its state is reset per client."""
+
+    name: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: PositiveFloat = 0.1
+
+
+class ServerOptimizer(Strict):
+    """The optimizer that takes the noisy mean update as its gradient (FedOpt, Reddi et al. 2021)."""
+
+    name: Literal["sgd", "momentum", "adam", "adagrad", "yogi"] = "sgd"
+    learning_rate: PositiveFloat = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
+class Algorithm(Strict):
+    """How a cohort's data becomes one update.
+
+    `clip_norm` is the L2 bound C on one client's whole update; `"adaptive"` follows Andrew et al.
+    2021. `proximal_mu` belongs to dp_fedprox alone.
+    """
+
+    name: Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
+    client_optimizer: ClientOptimizer = ClientOptimizer()
+    server_optimizer: ServerOptimizer = ServerOptimizer()
+    local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
+    clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"] = 1.0
+    proximal_mu: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+
+class ModelChoice(Strict):
+    """The architecture to train, as data."""
+
+    architecture: ModelSpec
+
+
+class JobRequest(Strict):
+    """What a researcher asks for. The privacy price follows from it and the population's size."""
+
+    dataset: Identifier
+    kind: Literal["train", "evaluate", "query"] = "train"
+    purpose: Name
+    algorithm: Algorithm
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)]
+    clients_per_round: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    noise_multiplier: Annotated[float, Field(ge=0.01, le=1e4)]
+    sampling: Literal["poisson", "fixed_size", "none"] = "poisson"
+    model: ModelChoice
+    loss: Literal[
+        "sparse_categorical_crossentropy", "binary_crossentropy", "mean_squared_error"
+    ] = "sparse_categorical_crossentropy"
+    metrics: Annotated[
+        tuple[Literal["accuracy", "loss", "mean_absolute_error"], ...], Field(strict=False)
+    ] = ("accuracy",)
+    outputs: Annotated[tuple[Output, ...], Field(strict=False, min_length=1)] = (
+        "weights",
+        "receipt",
+    )
+    mock: bool = False
+
+
+class QuoteRequest(Strict):
+    """Body of `POST /v1/quotes`."""
+
+    job: JobRequest
+
+
+class InverseRequest(Strict):
+    """Body of `POST /v1/quotes/inverse`."""
+
+    job: JobRequest
+    solve_for: SolveFor
+
+
+class Login(Strict):
+    """Body of `POST /v1/login`."""
+
+    email: Annotated[str, Field(min_length=3, max_length=254)]
+    password: Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class NewUser(Strict):
+    """Body of `POST /v1/users`."""
+
+    email: Annotated[str, Field(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
+    password: Annotated[str, Field(min_length=12, max_length=1024)]
+    role: Role
+    organisation: Name = "default"
+
+
+class NewPopulation(Strict):
+    """Body of `POST /v1/populations`: the people, and the budget (ε, δ) that protects them."""
+
+    name: Name
+    privacy_unit: Name
+    clients: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    epsilon: Annotated[float, Field(gt=0, le=1e4)]
+    delta: Annotated[float, Field(ge=1e-12, le=1e-3)]
+    reason: Name = "opened"
+
+
+class Grant(Strict):
+    """Body of `POST /v1/populations/{id}/grants`."""
+
+    epsilon: Annotated[float, Field(gt=0, le=1e4)]
+    reason: Name
+
+
+class Reason(Strict):
+    """Body of freeze, unfreeze and the like."""
+
+    reason: Name
+
+
+class QuotaRequest(Strict):
+    """Body of `PUT /v1/populations/{id}/quotas/{researcher}`."""
+
+    epsilon: Annotated[float, Field(gt=0, le=1e4)]
+
+
+class NewPolicy(Strict):
+    """Body of `POST /v1/datasets/{id}/policies`."""
+
+    source: Annotated[str, Field(min_length=1, max_length=65_536)]
+    tests: Annotated[str, Field(max_length=65_536)] = ""
+    reason: Name = "draft"
+
+
+class Manifest(Strict):
+    """What a data file holds: which column says whose record it is, what is learned from what.
+
+    `features` and `label` name arrays (NPZ) or columns (CSV). `client` names the column with the
+    privacy unit's id. `test` names a 0/1 column that marks public test records, or a mapping of
+    separate public test arrays. `examples_per_client` is the public cap on one client's records.
+    """
+
+    name: Name
+    population: Identifier
+    client: Name
+    features: Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=4096)]
+    label: Name
+    format: Literal["npz", "csv"]
+    classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    test: Name | None = None
+    test_features: Name | None = None
+    test_label: Name | None = None
+    examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    tags: Annotated[tuple[Name, ...], Field(strict=False, max_length=50)] = ()
+
+
+class DatasetByPath(Strict):
+    """Body of `POST /v1/datasets` where the file already lies on the server."""
+
+    manifest: Manifest
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Rule(View):
+    """One rule that fired: from the accountant, a floor, or the owner's policy."""
+
+    code: str
+    field: str = ""
+    message: str = ""
+    value: int | float | str | None = None
+    limit: int | float | str | None = None
+
+
+class CounterOffer(View):
+    """The nearest request that policy and budget accept now; `changed` names the fields that moved."""
+
+    job: dict[str, Any]
+    changed: dict[str, int | float]
+    epsilon: float
+
+
+class Quote(View):
+    """Price and verdict of a request, without side effect.
+
+    `epsilon` is the stand-alone RDP ε of this job at the budget's δ; `budget_before` and
+    `budget_after` are the odometer's ε spent, reservations included.
+    """
+
+    mechanism: dict[str, Any]
+    epsilon: float
+    epsilon_pld: float | None = None
+    delta: float
+    budget_epsilon: float
+    budget_before: float
+    budget_after: float | None
+    fits: bool
+    verdict: Literal["allow", "needs_approval", "deny"]
+    refusals: list[Rule]
+    counter_offer: CounterOffer | None
+    how_many_more: int
+    compute: dict[str, int | float]
+
+
+class InverseAnswer(View):
+    """`value` is admitted now, one step further is refused; None where nothing fits."""
+
+    solve_for: SolveFor
+    value: int | float | None
+    epsilon: float | None
+    job: dict[str, Any] | None
+
+
+class JobView(View):
+    """A job as its researcher sees it; nothing here depends on raw data."""
+
+    id: str
+    status: str
+    dataset: str
+    purpose: str
+    kind: str
+    rounds: int
+    rounds_charged: int
+    rounds_published: int
+    clients_per_round: int
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+    created_at: str
+    updated_at: str
+    failure: str | None = None
+    request: dict[str, Any]
+    metrics: dict[str, float] | None = None
+
+
+StrictModel = TypeVar("StrictModel", bound=BaseModel)
+
+
+def parse(model: type[StrictModel], body: Any) -> StrictModel:
+    """Validate parsed JSON against `model`.
+
+    Raises:
+        Refused: `invalid_request` (or `model_refused` when every fault lies below `model.`) with one
+            `FieldError` per fault, in the order of the body.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise refusal_of(error) from error
+
+
+def refusal_of(error: ValidationError) -> Refused:
+    """The typed refusal that says what pydantic found, field by field."""
+    faults = [_field_error(fault) for fault in error.errors(include_url=False)]
+    code = "invalid_request"
+    if all(fault.field.startswith(("model.architecture", "job.model.")) for fault in faults):
+        code = "model_refused"
+    names = ", ".join(dict.fromkeys(fault.field for fault in faults))
+    return Refused(code, f"{names}: {faults[0].message}", errors=faults)
+
+
+def _field_error(fault: Any) -> FieldError:
+    value = fault.get("input")
+    shown = value if isinstance(value, bool | int | float) else None
+    if isinstance(value, str):
+        shown = value[:80]
+    return FieldError(_path(fault["loc"]), fault["msg"], shown)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`('model', 'layers', 3, 'units')` → `model.layers[3].units`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "body"

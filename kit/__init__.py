@@ -1,0 +1,1 @@
+"""Things without a business word: database, clock, ids, log."""

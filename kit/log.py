@@ -1,0 +1,49 @@
+"""Structured logs on standard error: one JSON object a line, or coloured text on a terminal.
+
+A log line must never hold a record, an un-noised number, a token or a password; the processor
+below drops the names under which those would travel.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRETS = frozenset({"password", "token", "authorization", "secret", "key", "weights", "cohort"})
+
+
+def _redact(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Blank members that must not be written, whoever passed them."""
+    for name in _SECRETS & event.keys():
+        event[name] = "[redacted]"
+    return event
+
+
+def configure(level: str = "INFO") -> None:
+    """Install the format once per process; `level` is a name of `logging`."""
+    renderer: Any = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get(name: str) -> Any:
+    """A bound logger that names its room."""
+    return structlog.get_logger().bind(room=name)

@@ -1,0 +1,135 @@
+"""Fixtures every room uses. Servers are real, one set per test process; databases are per test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+
+from kit.db import Database
+from tests.support import servers
+
+settings.register_profile(
+    "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("house")
+
+REPOSITORY = servers.REPOSITORY
+
+
+def _import_tables() -> None:
+    """Register every room's tables in the one metadata."""
+    import accounting.tables
+    import gateway.tables
+    import jobs.tables
+    import jobs.tables_datasets
+    import policies.tables  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a running PostgreSQL whose template `house` holds the schema."""
+    with servers.postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a running Redis."""
+    with servers.redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def opa_binary() -> str:
+    """Path of a real `opa`."""
+    path = servers.opa_path()
+    if path is None:
+        servers.missing("opa")
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port on 127.0.0.1."""
+    return servers.free_port()
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_url: str) -> str:
+    """A database with every table, copied for each test."""
+    _import_tables()
+    _create_database(postgres_url, "house", template=None)
+    template = Database(_named(postgres_url, "house"))
+    template.create_all()
+    template.close()
+    return postgres_url
+
+
+@pytest.fixture
+def postgres_database_url(_postgres_template: str) -> Iterator[str]:
+    """URL of an empty PostgreSQL database of this test alone."""
+    name = f"t_{secrets.token_hex(6)}"
+    _create_database(_postgres_template, name, template="house")
+    yield _named(_postgres_template, name)
+    _execute(_postgres_template, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of a SQLite file of this test alone (not yet made)."""
+    return f"sqlite:///{tmp_path / 'gateway.db'}"
+
+
+@pytest.fixture
+def sqlite_database(sqlite_url: str) -> Iterator[Database]:
+    """SQLite with every table."""
+    _import_tables()
+    database = Database(sqlite_url)
+    database.create_all()
+    yield database
+    database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """The same test on both databases."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_database")
+        return
+    handle = Database(request.getfixturevalue("postgres_database_url"))
+    yield handle
+    handle.close()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real data sets (see CONTRIBUTING), or a skip."""
+    given = os.environ.get("PRIVACY_GATEWAY_TEST_DATA")
+    folder = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data sets are absent; set PRIVACY_GATEWAY_TEST_DATA to their folder")
+    return folder
+
+
+def _named(url: str, database: str) -> str:
+    return sa.make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+def _create_database(url: str, name: str, *, template: str | None) -> None:
+    suffix = f' TEMPLATE "{template}"' if template else ""
+    _execute(url, f'CREATE DATABASE "{name}"{suffix}')
+
+
+def _execute(url: str, statement: str) -> None:
+    """One statement outside a transaction."""
+    handle = Database(url)
+    with handle.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
+    handle.close()
