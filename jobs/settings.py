@@ -1,0 +1,131 @@
+"""Every setting of the system, read once from the environment, with defaults for one machine.
+
+Settings are passed on inside `jobs.services.Services`; no other module may read the environment.
+A secret may come by file: `DATABASE_URL_FILE=/run/secrets/database_url` holds the value of
+`DATABASE_URL`, and setting both is an error rather than a guess.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "PRIVACY_GATEWAY_"
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Variables are `PRIVACY_GATEWAY_<FIELD>` unless the field says more.
+
+    Attributes:
+        state_dir: directory of everything this machine keeps (`PRIVACY_GATEWAY_STATE`).
+        database_url: SQLAlchemy URL (`DATABASE_URL`); SQLite below `state_dir` when empty.
+        redis_url: broker of hints (`REDIS_URL`); empty for the supervisor's embedded one.
+        opa_url: base URL of an OPA server (`OPA_URL`); empty for the embedded engine.
+        opa_token: bearer token for that server (`OPA_TOKEN`).
+        policy_processes: children of the embedded policy engine.
+        policy_deadline_seconds: longest wait for one decision; later is `policy_unavailable`.
+        minimum_clients_per_round: floor no policy can relax.
+        minimum_noise_multiplier: floor no policy can relax.
+        minimum_population_clients: floor on the population's public size.
+        rounds_per_block: rounds charged by one ledger entry.
+        lease_seconds: how long a worker may be silent before its job is given to another.
+        reservation_seconds: how long an admitted job may wait for its end before it expires.
+        maximum_attempts: claims of one job before it fails for good.
+        rehint_seconds: a queued job is announced again after this long without a worker.
+        round_deadline_seconds: longest computation of one round inside the sandbox.
+        sandbox_memory_bytes: address-space limit of the sandbox.
+        maximum_model_parameters: cap on the parameters of a model.
+        maximum_flops_per_round: cap on the training arithmetic of one round.
+        maximum_upload_bytes: largest data file taken over HTTP.
+        import_directories: server-side directories data may be registered from, `:`-separated.
+        log_level: a name of `logging`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True)
+
+    state_dir: Path = Field(
+        default=Path("state"), validation_alias=AliasChoices("state_dir", f"{PREFIX}STATE")
+    )
+    database_url: str = Field(
+        default="", validation_alias=AliasChoices("database_url", "DATABASE_URL")
+    )
+    redis_url: str = Field(default="", validation_alias=AliasChoices("redis_url", "REDIS_URL"))
+    opa_url: str = Field(default="", validation_alias=AliasChoices("opa_url", "OPA_URL"))
+    opa_token: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("opa_token", "OPA_TOKEN")
+    )
+
+    policy_processes: int = Field(default=2, ge=1, le=64)
+    policy_deadline_seconds: float = Field(default=0.5, gt=0, le=30)
+
+    minimum_clients_per_round: int = Field(default=2, ge=1)
+    minimum_noise_multiplier: float = Field(default=0.3, ge=0.01)
+    minimum_population_clients: int = Field(default=2, ge=1)
+
+    rounds_per_block: int = Field(default=5, ge=1)
+    lease_seconds: float = Field(default=60.0, gt=0)
+    reservation_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    maximum_attempts: int = Field(default=5, ge=1)
+    rehint_seconds: float = Field(default=30.0, gt=0)
+    round_deadline_seconds: float = Field(default=600.0, gt=0)
+    sandbox_memory_bytes: int = Field(default=8 << 30, ge=1 << 28)
+
+    maximum_model_parameters: int = Field(default=20_000_000, ge=1)
+    maximum_flops_per_round: int = Field(default=10**15, ge=1)
+    maximum_upload_bytes: int = Field(default=1 << 30, ge=1)
+    import_directories: str = ""
+
+    log_level: str = "INFO"
+
+    def database(self) -> str:
+        """The database URL in force: the configured one, else SQLite below `state_dir`."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'gateway.sqlite3'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then `…_FILE`; no dotenv, no guessing."""
+        return init_settings, env_settings, _FromFiles(settings_cls)
+
+
+class _FromFiles(PydanticBaseSettingsSource):
+    """Reads `<VARIABLE>_FILE` for every variable that is a setting."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """The text of the named file without its last line break, or None."""
+        for variable in _variables(field, field_name):
+            path = os.environ.get(f"{variable}_FILE")
+            if path is None:
+                continue
+            if variable in os.environ:
+                raise ValueError(f"set either {variable} or {variable}_FILE, not both")
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All fields that have a file."""
+        found = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, key, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[key] = value
+        return found
+
+
+def _variables(field: FieldInfo, name: str) -> list[str]:
+    """Environment variables of a field, upper case."""
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        return [choice for choice in alias.choices if isinstance(choice, str) and choice.isupper()]
+    return [f"{PREFIX}{name.upper()}"]

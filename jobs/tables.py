@@ -1,0 +1,196 @@
+"""Jobs as rows: the truth that a message in the broker only hints at.
+
+Every invariant SQL can hold is a constraint here, because `table=True` classes do not validate:
+a job's counters cannot contradict each other, a round is published once, an idempotency key
+belongs to one request for ever, an event has its own place. Times are whole microseconds UTC.
+This module must never hold behaviour.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, Text, text
+from sqlmodel import Field, SQLModel
+
+# Imported for the tables that foreign keys below name.
+import accounting.tables  # noqa: F401
+import jobs.tables_datasets  # noqa: F401
+import policies.tables  # noqa: F401
+
+LIVE_STATES = ("awaiting_approval", "reserved", "queued", "running")
+FINAL_STATES = (
+    "denied",
+    "completed",
+    "failed",
+    "cancelled",
+    "expired",
+    "stopped_by_policy",
+    "frozen",
+)
+STATES = ("submitted", *LIVE_STATES, *FINAL_STATES)
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    """SQL condition that `column` is one of `values`."""
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+class Job(SQLModel, table=True):
+    """One admitted request and how far it has come.
+
+    `request` is the canonical text of the `JobRequest`; `epsilon_nano` is the stand-alone ε at the
+    budget's δ, rounded up. `fence` rises with every claim, so a worker that lost its lease can
+    charge and publish nothing. `dataset_version`, `policy_revision_id` and `decision_id` say what
+    the admission was decided on.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", STATES), name="job_status"),
+        CheckConstraint(_one_of("kind", ("train", "evaluate", "query")), name="job_kind"),
+        CheckConstraint("rounds >= 1", name="job_rounds"),
+        CheckConstraint(
+            "0 <= rounds_published AND rounds_published <= rounds_charged", name="job_published"
+        ),
+        CheckConstraint("rounds_published <= rounds", name="job_published_in_range"),
+        CheckConstraint(
+            "1 <= clients_per_round AND clients_per_round <= population_clients",
+            name="job_cohort",
+        ),
+        CheckConstraint("noise_multiplier > 0", name="job_noise"),
+        CheckConstraint("epsilon_nano >= 0", name="job_epsilon"),
+        CheckConstraint("fence >= 0 AND attempt >= 0", name="job_fence"),
+        CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="job_lease"),
+        Index("job_by_researcher", "researcher_id", "created_at"),
+        Index("job_by_status", "status", "updated_at"),
+        Index("job_by_population", "population_id", "created_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    population_id: str = Field(foreign_key="population.id")
+    dataset_id: str = Field(foreign_key="dataset.id")
+    dataset_version: int
+    owner_id: str
+    researcher_id: str
+    researcher_email: str
+    researcher_role: str
+    researcher_organisation: str
+    status: str
+    kind: str
+    purpose: str
+    request: str = Field(sa_type=Text)
+    request_digest: str
+    population_clients: int = Field(sa_type=BigInteger)
+    clients_per_round: int = Field(sa_type=BigInteger)
+    noise_multiplier: float
+    mechanism_digest: str
+    rounds: int
+    rounds_charged: int = 0
+    rounds_published: int = 0
+    epsilon_nano: int = Field(sa_type=BigInteger)
+    delta: str
+    policy_revision_id: str
+    policy_revision: int
+    decision_id: str = Field(foreign_key="decision.id")
+    decision_digest: str
+    obligations: str = Field(default="{}", sa_type=Text)
+    fence: int = Field(default=0, sa_type=BigInteger)
+    attempt: int = 0
+    worker: str | None = None
+    lease_expires_at: int | None = Field(default=None, sa_type=BigInteger)
+    cancel_requested_at: int | None = Field(default=None, sa_type=BigInteger)
+    failure: str | None = None
+    failure_detail: str | None = Field(default=None, sa_type=Text)
+    created_at: int = Field(sa_type=BigInteger)
+    updated_at: int = Field(sa_type=BigInteger)
+    finished_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class JobEvent(SQLModel, table=True):
+    """One thing that happened to a job, in order; `body` is JSON fit for its researcher to see."""
+
+    __tablename__ = "job_event"
+    __table_args__ = (CheckConstraint("seq >= 1", name="job_event_seq"),)
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    seq: int = Field(primary_key=True)
+    kind: str
+    at: int = Field(sa_type=BigInteger)
+    body: str = Field(default="{}", sa_type=Text)
+
+
+class JobApproval(SQLModel, table=True):
+    """What one person decided about a job that awaits approval."""
+
+    __tablename__ = "job_approval"
+    __table_args__ = (
+        CheckConstraint(_one_of("decision", ("approve", "reject")), name="job_approval_decision"),
+    )
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    approver_id: str = Field(primary_key=True)
+    approver_role: str
+    decision: str
+    note: str = Field(default="", sa_type=Text)
+    at: int = Field(sa_type=BigInteger)
+
+
+class Idempotency(SQLModel, table=True):
+    """A researcher's key and the one request and job it stands for, kept for ever."""
+
+    __tablename__ = "idempotency"
+
+    principal_id: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_hash: str
+    job_id: str = Field(foreign_key="job.id")
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Outbox(SQLModel, table=True):
+    """A hint that must reach the broker some time after its transaction committed."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        Index(
+            "outbox_unsent",
+            "created_at",
+            sqlite_where=text("sent_at IS NULL"),
+            postgresql_where=text("sent_at IS NULL"),
+        ),
+    )
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    created_at: int = Field(sa_type=BigInteger)
+    sent_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class JobRelease(SQLModel, table=True):
+    """The noisy model after one round: published once, never computed again.
+
+    `weights` and `server_state` are NPZ bytes without pickles; both may be dropped from older
+    rounds, `digest` (SHA-256 of `weights`) stays. `metrics` is canonical JSON over public data.
+    """
+
+    __tablename__ = "job_release"
+    __table_args__ = (CheckConstraint("round >= 1", name="job_release_round"),)
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    round: int = Field(primary_key=True)
+    attempt: int
+    fence: int = Field(sa_type=BigInteger)
+    digest: str
+    weights: bytes | None = Field(default=None, sa_type=LargeBinary)
+    server_state: bytes | None = Field(default=None, sa_type=LargeBinary)
+    metrics: str | None = Field(default=None, sa_type=Text)
+    published_at: int = Field(sa_type=BigInteger)
+
+
+class Receipt(SQLModel, table=True):
+    """What was guaranteed, written once when a job ends; `body` is JSON."""
+
+    __tablename__ = "receipt"
+
+    job_id: str = Field(primary_key=True, foreign_key="job.id")
+    body: str = Field(sa_type=Text)
+    digest: str
+    created_at: int = Field(sa_type=BigInteger)
