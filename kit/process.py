@@ -55,6 +55,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The parent's environment and `extra`; for trusted children only."""
     return {**os.environ, **extra}

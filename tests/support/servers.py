@@ -41,7 +41,7 @@ def postgres_binaries() -> Path | None:
     """The folder with `initdb`, on PATH or in Debian's place."""
     found = shutil.which("initdb")
     if found:
-        return Path(found).parent
+        return Path(found).resolve().parent
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return places[-1].parent if places else None
 

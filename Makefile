@@ -1,0 +1,70 @@
+# Everything a person types here; `make` alone lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+OPA_VERSION := v1.22.2
+export UV_LINK_MODE ?= copy
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test lint type fmt rego bench servers locks docs clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.demo ## the main job end to end on this machine, no Docker
+	$(BIN)/privacy-gateway demo
+
+up: .venv/.demo ## serve on http://127.0.0.1:8081 (state in ./state)
+	$(BIN)/privacy-gateway up --state state
+
+test: lint type servers ## everything: lint, types, import law, Rego tests, pytest with real servers
+	$(BIN)/pytest -n 2 --dist worksteal --durations 15 $(PYTEST_ARGS)
+
+lint: .venv/.dev ## ruff and the import law
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+type: .venv/.dev ## mypy --strict
+	$(BIN)/mypy
+
+fmt: .venv/.dev ## format Python and Rego
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	@test -x .cache/bin/opa && .cache/bin/opa fmt --write rego || true
+
+rego: servers ## OPA's own checks and tests of the library and the examples
+	.cache/bin/opa fmt --list --fail rego
+	.cache/bin/opa check --strict rego
+	.cache/bin/opa test rego
+
+bench: .venv/.dev ## tables of ratios, JSON in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+servers: ## PostgreSQL, Redis and opa, installed where they are missing
+	@OPA_VERSION=$(OPA_VERSION) ./.ci/servers
+
+locks: .venv/.uv ## resolve the dependency sets again, with hashes and no hosts
+	./.ci/locks
+
+clean: ## remove what `make` made
+	rm -rf .venv .cache build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/.uv: requirements/bootstrap.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11 to 3.13 needed: make PYTHON=…"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+# Bytecode is compiled once here: TensorFlow's first import takes less than half the time.
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode
+
+.venv/.demo: .venv/.uv requirements/demo.txt requirements/data.txt pyproject.toml client/pyproject.toml
+	$(INSTALL) --require-hashes -r requirements/demo.txt
+	$(INSTALL) --require-hashes --no-deps -r requirements/data.txt
+	$(INSTALL) --no-deps --no-build-isolation -e client -e .
+	@touch $@
+
+.venv/.dev: .venv/.demo requirements/dev.txt
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
