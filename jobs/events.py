@@ -1,0 +1,66 @@
+"""What happened to a job, in order: the source of the live page and of SSE.
+
+An event's body is read by the researcher, so it holds only public or released facts; no cohort
+size, no timing of a client, no text of an exception. Events are appended inside the transaction
+of the change they tell about and are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs.tables import JobEvent
+from kit.clock import from_micros, micros, rfc3339
+from privacy_gateway import canonical
+
+_EVENT = JobEvent.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of a job; `seq` counts from 1 without gaps and is the SSE id."""
+
+    job_id: str
+    seq: int
+    kind: str
+    at: datetime
+    body: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain mapping for JSON."""
+        return {"seq": self.seq, "kind": self.kind, "at": rfc3339(self.at), **self.body}
+
+
+def record(
+    session: Session, job_id: str, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
+) -> None:
+    """Append an event; the caller holds the job's row lock, which keeps `seq` free of gaps."""
+    last = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
+        _EVENT.c.job_id == job_id
+    )
+    seq = int(session.execute(last).scalar_one()) + 1
+    text = canonical.dumps(dict(body or {}), floats=True).decode()
+    session.execute(
+        _EVENT.insert().values(job_id=job_id, seq=seq, kind=kind, at=micros(now), body=text)
+    )
+
+
+def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:
+    """Events with `seq` above `after`, oldest first."""
+    rows = session.execute(
+        sa.select(_EVENT)
+        .where(_EVENT.c.job_id == job_id, _EVENT.c.seq > after)
+        .order_by(_EVENT.c.seq)
+        .limit(limit)
+    )
+    return [
+        Event(row.job_id, row.seq, row.kind, from_micros(row.at), json.loads(row.body))
+        for row in rows
+    ]

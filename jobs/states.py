@@ -1,0 +1,106 @@
+"""The state diagram of a job, and the only functions that move a job along it.
+
+    submitted → denied
+              → awaiting_approval → reserved → queued ⇄ running → completed | failed | cancelled
+              → reserved                                        | expired | stopped_by_policy
+                                                                | frozen
+
+Each step is one transaction's part and leaves one event. A step outside the diagram is refused;
+no other module may write `job.status`. `running → queued` is how a job survives its worker.
+
+Locks are taken in one order everywhere: the job's row, then the population's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from jobs import events
+from jobs.errors import no_job, wrong_state
+from jobs.tables import FINAL_STATES, Job, Outbox
+from kit.clock import micros
+
+_OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
+
+TRANSITIONS: dict[str, frozenset[str]] = {
+    "submitted": frozenset({"denied", "awaiting_approval", "reserved"}),
+    "awaiting_approval": frozenset({"reserved", "denied", "cancelled", "expired"}),
+    "reserved": frozenset({"queued", "cancelled", "expired", "frozen"}),
+    "queued": frozenset(
+        {"running", "cancelled", "expired", "failed", "frozen", "stopped_by_policy"}
+    ),
+    "running": frozenset(
+        {"queued", "completed", "failed", "cancelled", "expired", "stopped_by_policy", "frozen"}
+    ),
+    **{final: frozenset() for final in FINAL_STATES},
+}
+
+
+def is_final(status: str) -> bool:
+    """Whether a job in `status` will never move again and holds no reservation."""
+    return status in FINAL_STATES
+
+
+def locked(session: Session, job_id: str) -> Job:
+    """The job with its row locked until the transaction ends.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if job is None:
+        raise no_job(job_id)
+    return job
+
+
+def begin(session: Session, job: Job, *, now: datetime) -> None:
+    """Add a new job, which must be `submitted`, and its first event."""
+    if job.status != "submitted":
+        raise wrong_state(job.id, job.status, "submitted")
+    session.add(job)
+    session.flush()
+    events.record(session, job.id, "submitted", now=now, body={"rounds": job.rounds})
+
+
+def move(
+    session: Session,
+    job: Job,
+    to: str,
+    *,
+    now: datetime,
+    body: Mapping[str, Any] | None = None,
+) -> None:
+    """Take one step of the diagram and record it; the caller holds the row's lock.
+
+    Entering `running` is the claim's alone (`jobs.rounds.claim`), because it raises the fence.
+
+    Raises:
+        Refused: `conflict` when the diagram has no such step.
+    """
+    if to == "running" or to not in TRANSITIONS[job.status]:
+        raise wrong_state(job.id, job.status, to)
+    job.status = to
+    job.updated_at = micros(now)
+    job.lease_expires_at = None
+    if is_final(to):
+        job.finished_at = job.updated_at
+    session.flush()
+    if to != "queued":
+        session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job.id))
+    events.record(session, job.id, to, now=now, body=body)
+
+
+def enqueue(
+    session: Session, job: Job, *, now: datetime, body: Mapping[str, Any] | None = None
+) -> None:
+    """Put the job where workers find it: state `queued` and a hint waiting in the outbox."""
+    move(session, job, "queued", now=now, body=body)
+    session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job.id))
+    session.execute(
+        sa.insert(_OUTBOX).values(job_id=job.id, created_at=micros(now), sent_at=None)
+    )
