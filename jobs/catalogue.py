@@ -1,0 +1,234 @@
+"""Registers dataset versions and finds them again.
+
+A version is immutable: correcting a file means registering the next version, with its own policies.
+The catalogue must never open a store on behalf of a researcher, and never tell the number of
+somebody's records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting.tables import Population
+from jobs.ingest import Ingested, ingest
+from jobs.ingest_source import LIMITS, Limits
+from jobs.tables_datasets import Dataset
+from kit import clock, ids
+from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.schemas import Manifest
+
+FOLDER = "datasets"
+
+
+def stage(
+    session: Session,
+    *,
+    manifest: Manifest,
+    source: Path,
+    owner_id: str,
+    state_dir: Path,
+    limits: Limits = LIMITS,
+) -> Ingested:
+    """Do the slow part of `register` — reading and sealing the file — outside a transaction.
+
+    `session` is only read. Give the result to `register` as its source.
+
+    Raises:
+        Refused: as `register`.
+    """
+    population = _population(session, manifest, owner_id)
+    directory = state_dir / FOLDER
+    return ingest(manifest, source, clients=population.clients, directory=directory, limits=limits)
+
+
+def register(
+    session: Session,
+    *,
+    manifest: Manifest,
+    source: Path | Ingested,
+    owner_id: str,
+    state_dir: Path,
+    now: datetime,
+    new_id: Callable[[str], str] = ids.new_id,
+) -> Dataset:
+    """Make a new version of the data set `manifest.name`.
+
+    Args:
+        session: open transaction; not committed here.
+        manifest: what the file holds; names the population its people belong to.
+        source: the file, or what `stage` made of it (then nothing slow happens here).
+        owner_id: the account that owns both population and data set.
+        state_dir: the gateway's state directory; stores land below `datasets/`.
+        now: time of registration.
+        new_id: maker of identifiers.
+
+    Returns:
+        The new row, flushed.
+
+    Raises:
+        Refused: `invalid_request` naming `manifest.…` or `source`; `too_large`. An unknown
+            population and another owner's are the same `not_found`.
+    """
+    population = _population(session, manifest, owner_id)
+    if isinstance(source, Path):
+        source = stage(
+            session, manifest=manifest, source=source, owner_id=owner_id, state_dir=state_dir
+        )
+    if source.clients != population.clients:
+        raise invalid(
+            "manifest.population",
+            "the staged file was counted for another population",
+            value=source.clients,
+            limit=population.clients,
+        )
+    row = _row(manifest, source, owner_id, new_id("ds"), clock.micros(now))
+    row.version = 1 + _latest(session, owner_id, manifest.name)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get(session: Session, dataset_id: str) -> Dataset:
+    """One version; `not_found` when there is none."""
+    row = session.get(Dataset, dataset_id)
+    if row is None:
+        raise Refused("not_found", "there is no such dataset, or it is not yours to see")
+    return row
+
+
+def list_datasets(
+    session: Session,
+    *,
+    owner_id: str | None = None,
+    population_ids: Sequence[str] | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> list[Dataset]:
+    """Versions in the order of registration.
+
+    Args:
+        session: open session.
+        owner_id: only this owner's.
+        population_ids: only these populations'.
+        after: id of the last row of the previous page.
+        limit: rows at most.
+    """
+    query = sa.select(Dataset).order_by(Dataset.__table__.c.id).limit(limit)
+    columns = Dataset.__table__.c
+    if owner_id is not None:
+        query = query.where(columns.owner_id == owner_id)
+    if population_ids is not None:
+        query = query.where(columns.population_id.in_(population_ids))
+    if after is not None:
+        query = query.where(columns.id > after)
+    return list(session.scalars(query))
+
+
+def set_frozen(session: Session, dataset_id: str, frozen: bool) -> Dataset:
+    """Withdraw a version from new jobs, or offer it again; contents never change."""
+    row = get(session, dataset_id)
+    row.frozen = frozen
+    session.flush()
+    return row
+
+
+def view(row: Dataset, *, for_owner: bool = False) -> dict[str, Any]:
+    """What may be told about a version: schema and public constants, never content.
+
+    The number of examples depends on everybody's data, so only the owner is told.
+    """
+    told: dict[str, Any] = {
+        "id": row.id,
+        "name": row.name,
+        "version": row.version,
+        "digest": row.digest,
+        "population": row.population_id,
+        "clients": row.clients,
+        "assets": row.assets,
+        "features": {
+            "shape": row.feature_shape,
+            "dtype": row.feature_dtype,
+            "scale": row.feature_scale,
+        },
+        "label": {"dtype": row.label_dtype, "classes": row.classes},
+        "test_examples": row.test_examples,
+        "tags": row.tags,
+        "frozen": row.frozen,
+        "created_at": clock.rfc3339(clock.from_micros(row.created_at)),
+    }
+    if for_owner:
+        told |= {"examples": row.examples, "manifest": row.manifest}
+    return told
+
+
+def _population(session: Session, manifest: Manifest, owner_id: str) -> Population:
+    """The owner's population; nobody learns of another owner's."""
+    population = session.get(Population, manifest.population)
+    if population is None or population.owner_id != owner_id:
+        fault = invalid(
+            "manifest.population", "names no population of yours", value=manifest.population
+        )
+        raise Refused("not_found", fault.detail, errors=fault.errors)
+    return population
+
+
+def _latest(session: Session, owner_id: str, name: str) -> int:
+    """Highest version of a name so far, 0 for none."""
+    columns = Dataset.__table__.c
+    query = sa.select(sa.func.max(columns.version)).where(
+        columns.owner_id == owner_id, columns.name == name
+    )
+    return session.scalar(query) or 0
+
+
+def _row(
+    manifest: Manifest, made: Ingested, owner_id: str, dataset_id: str, created_at: int
+) -> Dataset:
+    return Dataset(
+        id=dataset_id,
+        name=manifest.name,
+        population_id=manifest.population,
+        owner_id=owner_id,
+        version=1,
+        digest=made.digest,
+        clients=made.clients,
+        examples=made.examples,
+        assets=_assets(manifest, made, dataset_id),
+        feature_shape=list(made.feature_shape),
+        feature_dtype=made.feature_dtype,
+        feature_scale=made.feature_scale,
+        label_dtype=made.label_dtype,
+        classes=manifest.classes,
+        store_path=str(made.store.resolve()),
+        test_store_path=None if made.test_store is None else str(made.test_store.resolve()),
+        test_examples=made.test_examples,
+        tags=list(manifest.tags),
+        manifest=manifest.model_dump(mode="json"),
+        created_at=created_at,
+    )
+
+
+def _assets(manifest: Manifest, made: Ingested, dataset_id: str) -> list[dict[str, Any]]:
+    """What a researcher can point at: the features (first) and the label."""
+    single = manifest.format == "npz" and len(manifest.features) == 1
+    features = manifest.features[0] if single else "features"
+    described = [
+        (features, made.feature_dtype, list(made.feature_shape)),
+        (manifest.label, made.label_dtype, []),
+    ]
+    return [
+        {"id": _asset_id(dataset_id, name), "name": name, "dtype": dtype, "shape": shape}
+        for name, dtype, shape in described
+    ]
+
+
+def _asset_id(dataset_id: str, name: str) -> str:
+    """Stable and meaningless: the same asset of the same version always has the same id."""
+    return f"ast_{hashlib.sha256(f'{dataset_id}/{name}'.encode()).hexdigest()[:26]}"

@@ -1,0 +1,327 @@
+"""Turns an owner's file into a sealed client store, once, before anybody may ask about it.
+
+Grouping by person happens here and nowhere else: what counts as one client in the store is what
+the privacy budget protects. So the number of people found must equal the number the population
+declares, public test people must be other people, and the cap on one person's records is a public
+constant of the manifest. Client ids are dropped. No pickles, no value of a record in a message.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jobs import ingest_csv, ingest_npz
+from jobs.ingest_source import (
+    BLOCK_BYTES,
+    LIMITS,
+    SOURCE,
+    Array,
+    Codes,
+    Limits,
+    Records,
+    check,
+    within,
+)
+from kit import ragged
+from privacy_gateway import canonical
+from privacy_gateway.errors import FieldError, Refused, invalid
+from privacy_gateway.schemas import Manifest
+
+FEATURES = "features"
+LABEL = "label"
+FORMAT = "privacy-gateway-dataset/1"
+
+_READERS = {"npz": ingest_npz.read, "csv": ingest_csv.read}
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A sealed dataset version on disk.
+
+    Attributes:
+        digest: SHA-256 over both stores' digests and the public constants; names the directory.
+        store: directory of the people's store (`kit.ragged`; columns `features`, `label`).
+        test_store: directory of the public test store (one client holds all), or None.
+        clients, examples, test_examples: sizes.
+        feature_dtype, feature_shape, feature_scale: one example's features as stored, and the
+            factor a reader multiplies them with.
+        label_dtype: `int32` for classes, `float32` for a quantity.
+    """
+
+    digest: str
+    store: Path
+    test_store: Path | None
+    clients: int
+    examples: int
+    test_examples: int
+    feature_dtype: str
+    feature_shape: tuple[int, ...]
+    feature_scale: float
+    label_dtype: str
+
+
+def ingest(
+    manifest: Manifest, source: Path, *, clients: int, directory: Path, limits: Limits = LIMITS
+) -> Ingested:
+    """Read, check, group by client and seal one file.
+
+    Args:
+        manifest: what the columns mean.
+        source: an NPZ or CSV file (`manifest.format`).
+        clients: the population's public number of people.
+        directory: parent of all dataset versions; the version lands in `directory/<digest>`. The
+            same content lands in the same place, so a repeated call is harmless.
+        limits: ceilings on the file.
+
+    Raises:
+        Refused: `invalid_request` or `too_large`; every error names `manifest.…` or `source`.
+    """
+    _check_manifest(manifest)
+    check(source.is_file(), SOURCE, "is not a regular file")
+    within(source.stat().st_size, limits.file_bytes, "the file is too large")
+    with _scratch(directory) as scratch:
+        spool = scratch / "spool"
+        spool.mkdir()
+        content = _READERS[manifest.format](source, manifest, spool, limits)
+        people, test = _split(content.records)
+        if content.public_test is not None:
+            test = (content.public_test, np.arange(content.public_test.rows, dtype=np.int64))
+        order, sizes = _grouped(content.records, people, manifest.examples_per_client)
+        _check_clients(len(sizes), clients)
+        version = scratch / "version"
+        trained = _write(version / "train", content.records, order, sizes, manifest)
+        public = None
+        if test is not None and len(test[1]):
+            records, rows = test
+            public = _write(version / "test", records, rows, _one(len(rows)), manifest)
+        digest = _digest(manifest, trained, public)
+        return _ingested(digest, _publish(version, directory / digest), trained, public)
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    """What a schema cannot say about a manifest."""
+    both = (manifest.test_features is None) == (manifest.test_label is None)
+    check(both, "manifest.test_label", "and test_features come together or not at all")
+    twice = manifest.test is not None and manifest.test_features is not None
+    check(not twice, "manifest.test", "and test_features are two ways to say the same; use one")
+    roles = [*manifest.features, manifest.label, manifest.client]
+    roles += [manifest.test] if manifest.test else []
+    check(
+        len(set(roles)) == len(roles),
+        "manifest.features",
+        "features, label, client and test are different columns",
+    )
+
+
+def _split(records: Records) -> tuple[Codes, tuple[Records, Codes] | None]:
+    """Row numbers of people's records, and of public test records; no person may be in both."""
+    if records.test is None:
+        return np.arange(records.rows, dtype=np.int64), None
+    people, public = np.flatnonzero(~records.test), np.flatnonzero(records.test)
+    shared = np.intersect1d(records.client[people], records.client[public]).size
+    check(
+        shared == 0,
+        "manifest.test",
+        f"{shared} clients have both private and public test records; split by client",
+        value=int(shared),
+        limit=0,
+    )
+    return people, (records, public)
+
+
+def _grouped(records: Records, people: Codes, most: int) -> tuple[Codes, Codes]:
+    """Rows sorted by client, first `most` rows each in the file's order, and rows per client."""
+    order = people[np.argsort(records.client[people], kind="stable")]
+    _, starts, sizes = np.unique(records.client[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    return order[place < most], np.minimum(sizes, most).astype(np.int64)
+
+
+def _check_clients(found: int, declared: int) -> None:
+    """The public N prices every round; a wrong one would misprice them all."""
+    if found == declared:
+        return
+    message = f"the file holds {found} clients where the population declares {declared}"
+    raise Refused(
+        "invalid_request",
+        f"manifest.population: {message}",
+        errors=[FieldError("manifest.population", message, found, declared)],
+        clients_found=found,
+        clients_declared=declared,
+    )
+
+
+def _write(
+    directory: Path, records: Records, rows: Codes, sizes: Codes, manifest: Manifest
+) -> ragged.Manifest:
+    """Gather rows in blocks, check them, and seal a store."""
+    dtype, shape = _feature_type(records), _feature_shape(records)
+    label_dtype = _label_type(records, manifest)
+    columns = [
+        ragged.Column(FEATURES, dtype.name, shape, manifest.scale),
+        ragged.Column(LABEL, label_dtype.name),
+    ]
+    directory.parent.mkdir(exist_ok=True)
+    with ragged.RaggedWriter(directory, columns) as writer:
+        for first, last in _blocks(sizes, math.prod(shape) * dtype.itemsize):
+            start, stop = int(sizes[:first].sum()), int(sizes[:last].sum())
+            block = rows[start:stop]
+            writer.append(
+                sizes[first:last],
+                {
+                    FEATURES: _features(records, block, dtype).reshape(len(block), *shape),
+                    LABEL: _labels(records, block, label_dtype, manifest),
+                },
+            )
+        return writer.seal()
+
+
+def _blocks(sizes: Codes, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Runs of clients whose rows together fill about one block."""
+    ends = np.cumsum(sizes) * row_bytes
+    first = 0
+    while first < len(sizes):
+        done = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + 8 * BLOCK_BYTES, side="right")))
+        yield first, last
+        first = last
+
+
+def _feature_shape(records: Records) -> tuple[int, ...]:
+    if len(records.features) == 1:
+        shape: tuple[int, ...] = records.features[0].shape[1:]
+        return shape or (1,)
+    return (sum(math.prod(values.shape[1:]) for values in records.features),)
+
+
+def _feature_type(records: Records) -> np.dtype[np.generic]:
+    """Narrowest stored type that keeps every feature; doubles become float32."""
+    common = np.result_type(*(values.dtype for values in records.features)).newbyteorder("=")
+    if common.kind == "b":
+        return np.dtype(np.uint8)
+    if common.name in ragged.DTYPES and common.kind in "ui":
+        return common
+    if common.kind in "ui":
+        raise invalid("manifest.features", f"{common.name} is too wide; store int64 or narrower")
+    return np.dtype(np.float32)
+
+
+def _features(records: Records, rows: Codes, dtype: np.dtype[np.generic]) -> Array:
+    """One block of features, cast; NaN, infinities and overflow of float32 are refused."""
+    parts = []
+    for index, values in enumerate(records.features):
+        with np.errstate(over="ignore"):
+            part = np.asarray(values[rows]).reshape(len(rows), -1).astype(dtype)
+        if dtype.kind == "f":
+            _refuse_rows(
+                ~np.isfinite(part).all(axis=1),
+                rows,
+                f"manifest.features[{index}]",
+                "is not a finite 32-bit number",
+            )
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _label_type(records: Records, manifest: Manifest) -> np.dtype[np.generic]:
+    whole = manifest.classes is not None or records.label.dtype.kind in "bui"
+    return np.dtype(np.int32) if whole else np.dtype(np.float32)
+
+
+def _labels(
+    records: Records, rows: Codes, dtype: np.dtype[np.generic], manifest: Manifest
+) -> Array:
+    """One block of labels, in range."""
+    values = np.asarray(records.label[rows])
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = values.astype(dtype)
+        _refuse_rows(~np.isfinite(cast), rows, "manifest.label", "is not a finite 32-bit number")
+        return cast
+    top = manifest.classes if manifest.classes is not None else np.iinfo(np.int32).max + 1
+    bottom = 0 if manifest.classes is not None else np.iinfo(np.int32).min
+    with np.errstate(invalid="ignore"):
+        fits = (values >= bottom) & (values < top) & (values == np.floor(values))
+    _refuse_rows(~fits, rows, "manifest.label", f"is not an integer from {bottom} to {top - 1}")
+    return values.astype(dtype)
+
+
+def _refuse_rows(bad: Array, rows: Codes, field: str, what: str) -> None:
+    """Refuse by row number, counted from 1; the value stays unsaid."""
+    faults = rows[bad]
+    if len(faults):
+        raise invalid(
+            field, f"{what} in row {int(faults.min()) + 1} ({len(faults)} such rows seen)"
+        )
+
+
+def _one(rows: int) -> Codes:
+    return np.asarray([rows], dtype=np.int64)
+
+
+def _digest(manifest: Manifest, train: ragged.Manifest, test: ragged.Manifest | None) -> str:
+    """What names the version: both contents and the constants that prices or training use."""
+    return canonical.digest(
+        {
+            "format": FORMAT,
+            "train": train.digest,
+            "test": None if test is None else test.digest,
+            "clients": train.clients,
+            "classes": manifest.classes,
+            "examples_per_client": manifest.examples_per_client,
+        }
+    )
+
+
+def _ingested(
+    digest: str, home: Path, train: ragged.Manifest, test: ragged.Manifest | None
+) -> Ingested:
+    features = train.column(FEATURES)
+    return Ingested(
+        digest=digest,
+        store=home / "train",
+        test_store=None if test is None else home / "test",
+        clients=train.clients,
+        examples=train.examples,
+        test_examples=0 if test is None else test.examples,
+        feature_dtype=features.dtype,
+        feature_shape=features.shape,
+        feature_scale=features.scale,
+        label_dtype=train.column(LABEL).dtype,
+    )
+
+
+@contextmanager
+def _scratch(directory: Path) -> Iterator[Path]:
+    """Private working space on the same file system; nothing of it stays."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(version: Path, home: Path) -> Path:
+    """Move the sealed version to its name; equal content that is there already is the same."""
+    try:
+        version.rename(home)
+    except OSError:
+        if not home.is_dir():
+            raise
+        return home
+    descriptor = os.open(home.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return home
