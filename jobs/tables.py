@@ -40,7 +40,8 @@ class Job(SQLModel, table=True):
     `request` is the canonical text of the `JobRequest`; `epsilon_nano` is the stand-alone ε at the
     budget's δ, rounded up. `fence` rises with every claim, so a worker that lost its lease can
     charge and publish nothing. `dataset_version`, `policy_revision_id` and `decision_id` say what
-    the admission was decided on.
+    the admission was decided on. `obligations` and `approvals` are canonical JSON of what that
+    decision demands; approvals count only until `approve_before`.
     """
 
     __tablename__ = "job"
@@ -93,6 +94,8 @@ class Job(SQLModel, table=True):
     decision_id: str = Field(foreign_key="decision.id")
     decision_digest: str
     obligations: str = Field(default="{}", sa_type=Text)
+    approvals: str = Field(default="[]", sa_type=Text)
+    approve_before: int | None = Field(default=None, sa_type=BigInteger)
     fence: int = Field(default=0, sa_type=BigInteger)
     attempt: int = 0
     worker: str | None = None
