@@ -1,0 +1,313 @@
+"""Starts the sandbox and talks to it: the wall between secrets and TensorFlow.
+
+One exec'd child per job runs `python -m worker.training`: an environment with nothing in it but
+what TensorFlow needs, an own session and scratch directory, resource limits, read-only descriptors
+of the client store and two pipes. It has no credential, no key, no path of the store, no database.
+What comes back is read with fixed size limits and typed; of a failure only a code leaves this
+module. The child's error text goes to a file for the operator and never to a researcher.
+
+Linux tells the child of the death of the *thread* that started it: enter the context from a thread
+that lives as long as the job.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from kit import ragged
+from privacy_gateway.modelspec import measure
+from worker.aggregate import AggregateInvalid, Weights, check_sum, check_weights
+from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
+from worker.task import TrainingTask
+
+_ROOT = Path(__file__).resolve().parent.parent
+_STORES = ("train", "test")
+
+
+class FailureCode(StrEnum):
+    """All that is ever said about a sandbox that failed."""
+
+    START_FAILED = "start_failed"
+    MODEL_FAILED = "model_failed"
+    TRAINING_FAILED = "training_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    DEADLINE = "deadline"
+    CRASHED = "crashed"
+    PROTOCOL = "protocol"
+
+
+class SandboxFailed(Exception):  # noqa: N818 - the event, as the state diagram names it
+    """The sandbox is gone. Carries a code and nothing else; the message is the code."""
+
+    def __init__(self, code: FailureCode) -> None:
+        super().__init__(str(code))
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sandbox may use.
+
+    Attributes:
+        memory_bytes: address space (RLIMIT_AS); the mapped store comes on top.
+        cpu_seconds: processor time of the whole job (RLIMIT_CPU).
+        log_bytes: largest file it may write (RLIMIT_FSIZE), its error text included.
+        start_seconds: deadline for importing TensorFlow and building the model.
+        call_seconds: deadline of a round or an evaluation.
+    """
+
+    memory_bytes: int = 12 << 30
+    cpu_seconds: int = 24 * 3600
+    log_bytes: int = 1 << 20
+    start_seconds: float = 180.0
+    call_seconds: float = 3600.0
+
+
+class Sandbox:
+    """One training child, as a context manager; leaving it kills the child whatever happened.
+
+    Every method raises SandboxFailed, after which the child is dead and the object is of no use.
+    Not thread-safe, except `kill`.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        store: Path,
+        *,
+        test_store: Path | None = None,
+        limits: Limits | None = None,
+        log_path: Path | None = None,
+    ) -> None:
+        """Prepare, without starting.
+
+        Args:
+            task: what to train, see `worker.task`.
+            store: directory of the training clients' `kit.ragged` store.
+            test_store: directory of the public test set, for `evaluate`.
+            limits: resources and deadlines; defaults of `Limits`.
+            log_path: file for the child's error text, operator only (mode 0600); None discards it.
+        """
+        self.task = task
+        self.size = measure(task.model)
+        self._stores = {"train": store, "test": test_store}
+        self._limits = limits or Limits()
+        self._log_path = log_path
+        self._child: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._exit = contextlib.ExitStack()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None before the start."""
+        return self._child.pid if self._child else None
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + self._limits.start_seconds
+        try:
+            self._start(deadline)
+        except (OSError, ragged.StoreDamaged) as error:
+            self.close()
+            raise SandboxFailed(FailureCode.START_FAILED) from error
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def initial_weights(self) -> Weights:
+        """First weights of the model, from the task's public seed; float32, Keras order."""
+        _, arrays = self._call({"command": "initial_weights"})
+        return self._checked(arrays)
+
+    def round(
+        self, round_number: int, clients: npt.NDArray[np.int64], weights: Weights
+    ) -> list[npt.NDArray[np.int64]]:
+        """Train a cohort from `weights` and sum its clipped updates.
+
+        Args:
+            round_number: seeds shuffling and dropout, together with the client.
+            clients: positions in the store, int64; may be empty.
+            weights: the current model.
+
+        Returns:
+            Per weight array the int64 sum on the grid C/2²⁰, shapes and bound checked. It is raw:
+            hand it to `worker.aggregate.run_round` and to nothing else.
+        """
+        # An empty cohort is answered here by the same path: timing must not tell.
+        command = {"command": "round", "round": round_number}
+        _, arrays = self._call(command, [clients.astype(np.int64), *weights])
+        try:
+            check_sum(arrays, self.size.weight_shapes, len(clients))
+        except AggregateInvalid:
+            raise self._failed(FailureCode.PROTOCOL) from None
+        return arrays
+
+    def evaluate(self, weights: Weights) -> dict[str, float]:
+        """Loss and metrics on the public test set; empty when there is none."""
+        header, arrays = self._call({"command": "evaluate"}, weights)
+        metrics = header.get("metrics")
+        if arrays or not isinstance(metrics, dict) or len(metrics) > 16:
+            raise self._failed(FailureCode.PROTOCOL)
+        if any(type(value) not in {int, float} for value in metrics.values()):
+            raise self._failed(FailureCode.PROTOCOL)
+        return {str(name)[:64]: float(value) for name, value in metrics.items()}
+
+    def kill(self) -> None:
+        """End the child now; safe from any thread, any number of times."""
+        if self._child is not None and self._child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill the child, reap it and remove its scratch directory."""
+        self.kill()
+        if self._child is not None:
+            self._child.wait()
+        self._channel = None
+        self._exit.close()
+
+    def _start(self, deadline: float) -> None:
+        scratch = Path(tempfile.mkdtemp(prefix="privacy-gateway-"))
+        self._exit.callback(shutil.rmtree, scratch, ignore_errors=True)
+        (their_read, our_write), (our_read, their_write) = os.pipe(), os.pipe()
+        for end in (our_read, our_write):
+            os.set_blocking(end, False)
+            self._exit.callback(os.close, end)
+        with contextlib.ExitStack() as during_start:
+            for end in (their_read, their_write):
+                during_start.callback(os.close, end)
+            stores, inherited = self._open_stores(during_start)
+            log = during_start.enter_context(self._open_log())
+            self._child = subprocess.Popen(
+                _command(their_read, their_write),
+                env=_environment(scratch),
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(their_read, their_write, *inherited),
+                start_new_session=True,
+            )
+        # A frame holds at most the weights twice over: sums are int64.
+        max_bytes = 8 * self.size.parameters + (1 << 16)
+        self._channel = Channel(our_read, our_write, max_bytes=max_bytes)
+        command = {"command": "configure", "task": self.task.as_dict(), "stores": stores}
+        self._call({**command, "limits": self._rlimits()}, deadline=deadline)
+
+    def _open_stores(self, stack: contextlib.ExitStack) -> tuple[dict[str, Any], list[int]]:
+        """Read-only descriptors of the stores; the numbers stay the same in the child."""
+        described: dict[str, Any] = {}
+        inherited: list[int] = []
+        for name in _STORES:
+            directory = self._stores[name]
+            if directory is not None:
+                manifest, files = stack.enter_context(ragged.descriptors(directory))
+                described[name] = {"manifest": manifest.canonical(), "descriptors": files}
+                inherited += files.values()
+        return described, inherited
+
+    def _open_log(self) -> Any:
+        """The operator's file, or nowhere."""
+        if self._log_path is None:
+            return Path(os.devnull).open("wb")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
+
+    def _rlimits(self) -> dict[str, int]:
+        mapped = sum(
+            path.stat().st_size
+            for directory in self._stores.values()
+            if directory is not None
+            for path in directory.iterdir()
+        )
+        return {
+            "memory_bytes": self._limits.memory_bytes + mapped,
+            "cpu_seconds": self._limits.cpu_seconds,
+            "file_bytes": self._limits.log_bytes,
+        }
+
+    def _call(
+        self,
+        header: dict[str, Any],
+        arrays: Sequence[npt.NDArray[Any]] = (),
+        *,
+        deadline: float | None = None,
+    ) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
+        """One question, one answer; every way to fail becomes a code."""
+        if self._channel is None:
+            raise SandboxFailed(FailureCode.CRASHED)
+        by = deadline or time.monotonic() + self._limits.call_seconds
+        try:
+            self._channel.send(header, arrays, deadline=by)
+            answer, answered = self._channel.receive(deadline=by)
+        except DeadlinePassed:
+            raise self._failed(FailureCode.DEADLINE) from None
+        except PeerGone:
+            raise self._failed(FailureCode.CRASHED) from None
+        except (FrameBroken, MemoryError, OSError):
+            raise self._failed(FailureCode.PROTOCOL) from None
+        if answer.get("ok") is not True:
+            raise self._failed(_code_of(answer.get("code")))
+        return answer, answered
+
+    def _failed(self, code: FailureCode) -> SandboxFailed:
+        """Kill first: a child that failed once gets no second chance."""
+        self.close()
+        return SandboxFailed(code)
+
+    def _checked(self, arrays: list[npt.NDArray[Any]]) -> Weights:
+        try:
+            return check_weights(arrays, self.size.weight_shapes)
+        except AggregateInvalid:
+            raise self._failed(FailureCode.PROTOCOL) from None
+
+
+def _code_of(given: Any) -> FailureCode:
+    """A code the child may choose among its own; anything else is a broken protocol."""
+    own = (FailureCode.MODEL_FAILED, FailureCode.TRAINING_FAILED, FailureCode.OUT_OF_MEMORY)
+    return next((code for code in own if code == given), FailureCode.PROTOCOL)
+
+
+def _command(read_fd: int, write_fd: int) -> list[str]:
+    """The child's command line; `-s -P` keep user packages and the scratch directory out."""
+    arguments = [str(os.getpid()), str(read_fd), str(write_fd)]
+    return [sys.executable, "-s", "-P", "-m", "worker.training", *arguments]
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    """The whole environment of the child: nothing is inherited."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "client")]),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(scratch),
+        "TMPDIR": str(scratch),
+        "KERAS_HOME": str(scratch),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "LANG": "C.UTF-8",
+    }

@@ -1,0 +1,62 @@
+"""What the sandbox is told to do: architecture and numbers, nothing about people or budgets.
+
+Shared by the trusted launcher and the sandboxed program. It must never carry a name, an id, a
+credential, the noise multiplier or a key: the sandbox adds no noise and need not know how much.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from privacy_gateway.modelspec import Loss, ModelSpec
+
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox"]
+Event = Literal["gaussian_sum"]
+Metric = Literal["accuracy", "loss", "mean_absolute_error"]
+
+
+class ClientOptimizer(BaseModel):
+    """Optimizer of a client; state starts anew for every client and round."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Literal["sgd", "momentum", "adam"] = "sgd"
+    learning_rate: Positive = 0.1
+
+
+class TrainingTask(BaseModel):
+    """Everything the sandbox needs to turn a cohort into a clipped integer sum.
+
+    Attributes:
+        model: the architecture.
+        algorithm: name in the registry of `worker.training.algorithms`.
+        event: the mechanism that was priced; an algorithm with another one refuses to run.
+        clip_norm: C, bound on the L2 norm of one client's whole update.
+        examples_per_client: public cap; a client with more takes part with a random choice of them.
+        features, label: columns of the store.
+        shards: threads, one cohort shard each; the sum does not depend on it.
+        initial_seed: public seed of the first weights and of shuffling; no privacy rests on it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    model: ModelSpec
+    algorithm: AlgorithmName
+    event: Event = "gaussian_sum"
+    client_optimizer: ClientOptimizer = ClientOptimizer()
+    local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
+    clip_norm: Positive
+    proximal_mu: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    loss: Loss = "sparse_categorical_crossentropy"
+    metrics: Annotated[tuple[Metric, ...], Field(strict=False)] = ("accuracy",)
+    features: str = "features"
+    label: str = "label"
+    examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    initial_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return self.model_dump(mode="json")
