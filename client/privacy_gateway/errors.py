@@ -27,12 +27,14 @@ CODES: dict[str, str] = {
     "unauthenticated": "The request carries no valid token.",
     "forbidden": "The role of the caller does not allow this.",
     "not_found": "There is no such thing, or it is not the caller's to see.",
+    "method_not_allowed": "The path exists, but not with this HTTP method.",
     "conflict": "The request contradicts the present state.",
     "idempotency_mismatch": "The idempotency key was used before with another body.",
     "not_ready": "The result is not there yet.",
     "unavailable": "A part of the gateway that is needed for this is down; try again.",
     "too_large": "The request or file is larger than the limit.",
     "unsupported": "The request is well formed, but this gateway does not do that.",
+    "internal": "Something failed that should not have; the operator's log says more.",
 }
 
 
@@ -77,6 +79,26 @@ class Refused(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.facts = facts
+
+    @property
+    def rules(self) -> Any:
+        """All rules that fired, where a policy or the accountant decided; else None."""
+        return self.facts.get("rules")
+
+    @property
+    def price(self) -> Any:
+        """What the request would have cost, where it was priced; else None."""
+        return self.facts.get("price")
+
+    @property
+    def left(self) -> Any:
+        """What is left of the budget, where that is the caller's to know; else None."""
+        return self.facts.get("left")
+
+    @property
+    def counter_offer(self) -> Any:
+        """The nearest request that policy and budget accept, where there is one; else None."""
+        return self.facts.get("counter_offer")
 
     def diagnostics(self) -> str:
         """The text a person reads: sentence, fields, facts, one a line."""

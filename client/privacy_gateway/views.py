@@ -1,0 +1,187 @@
+"""What the gateway answers about accounts, budgets, data sets, policies and the ledger.
+
+The counterpart of `privacy_gateway.schemas` (requests, quotes, jobs). A view must never carry a
+record, a count that depends on raw data, or anything of another tenant. Times are RFC 3339 UTC
+text, ε is a float for people beside integer nano-units or pico-nats where arithmetic matters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from privacy_gateway.schemas import Name, Role, Strict, View
+
+Item = TypeVar("Item")
+
+
+class NewToken(Strict):
+    """Body of `POST /v1/tokens`."""
+
+    label: Name
+    hours: Annotated[float, Field(gt=0, le=8760)] = 24.0
+
+
+class Approval(Strict):
+    """Body of `POST /v1/jobs/{id}/approvals`."""
+
+    decision: Literal["approve", "reject"]
+    note: Annotated[str, Field(max_length=2000)] = ""
+
+
+class Problem(View):
+    """RFC 9457 problem document; further members (`rules`, `left`, `counter_offer`) are facts."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[dict[str, Any]]
+
+
+class Page(View, Generic[Item]):
+    """One page of a listing; `next` goes into `?after=` for the following one, None at the end."""
+
+    items: list[Item]
+    next: str | None = None
+
+
+class LoginView(View):
+    """A fresh token; its text is shown this once."""
+
+    token: str
+    token_id: str
+    role: Role
+    expires_at: str
+
+
+class TokenView(View):
+    """A token; `token` is its text, present only in the answer that made it."""
+
+    id: str
+    label: str
+    created_at: str
+    expires_at: str
+    revoked: bool = False
+    token: str | None = None
+
+
+class UserView(View):
+    """An account."""
+
+    id: str
+    email: str
+    role: Role
+    organisation: str
+    created_at: str
+
+
+class PopulationView(View):
+    """A population and the total budget that protects its people."""
+
+    id: str
+    name: str
+    privacy_unit: str
+    clients: int
+    epsilon: float
+    delta: float
+    owner_id: str
+    frozen: bool
+    created_at: str
+
+
+class QuotaView(View):
+    """One researcher's share of a population's budget."""
+
+    researcher: str
+    epsilon: float
+    epsilon_spent: float
+    epsilon_reserved: float
+
+
+class BudgetView(View):
+    """The odometer: ε now or at an earlier moment, and the integers behind it.
+
+    `limit`, `charged` and `reserved` are pico-nats of Rényi divergence, one per member of
+    `orders`. A researcher sees the totals and only the quota of their own.
+    """
+
+    population: str
+    at: str | None = None
+    epsilon: float
+    delta: float
+    epsilon_spent: float
+    epsilon_reserved: float
+    epsilon_remaining: float
+    orders: list[float]
+    limit: list[int]
+    charged: list[int]
+    reserved: list[int]
+    quotas: list[QuotaView]
+
+
+class AssetView(View):
+    """One array of a data set, named by a stable id; never its content."""
+
+    id: str
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class DatasetView(View):
+    """What is publicly known of a data set."""
+
+    id: str
+    name: str
+    version: int
+    population: str
+    owner_id: str
+    privacy_unit: str
+    clients: int
+    digest: str
+    assets: list[dict[str, Any]]
+    feature_shape: list[int]
+    label: str
+    classes: int | None
+    test_examples: int
+    tags: list[str]
+    policy: int | None = None
+    frozen: bool = False
+    created_at: str
+
+
+class DecisionView(View):
+    """One recorded answer of a policy, with the exact question it was asked."""
+
+    id: str
+    dataset: str
+    job: str | None
+    subject: str
+    verdict: str
+    code: str
+    policy_revision: int | None
+    policy_digest: str | None
+    engine: str
+    engine_version: str
+    input_digest: str
+    latency_us: int
+    created_at: str
+    input: dict[str, Any] | None = None
+    answer: dict[str, Any] | None = None
+
+
+class HealthView(View):
+    """Liveness, or readiness with the state of each part."""
+
+    status: Literal["ok", "degraded", "unready"]
+    parts: dict[str, str] = {}
+
+
+class RoundMetrics(View):
+    """Metrics of a released model on public test data."""
+
+    round: int
+    metrics: dict[str, float]

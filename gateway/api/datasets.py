@@ -1,0 +1,167 @@
+"""Data sets: register a file (uploaded, or lying on the server), list what one may see.
+
+Never content: an answer holds the schema, public constants and the digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
+from starlette.datastructures import UploadFile
+
+from accounting.tables import Population
+from gateway import scope, uploads
+from gateway.body import form_file, form_text, media_type_of, read_form, read_raw
+from gateway.deps import Anybody, Configured, Outside, Owner, PageAsked
+from gateway.deps import settings as configured
+from gateway.paging import page
+from gateway.settings import GatewaySettings
+from jobs import catalogue
+from jobs.ingest_source import LIMITS
+from jobs.services import Services
+from jobs.tables_datasets import Dataset
+from kit.clock import from_micros, rfc3339
+from policies.tables import PolicyRevision
+from privacy_gateway.canonical import loads_strict
+from privacy_gateway.schemas import DatasetByPath, Manifest, parse
+from privacy_gateway.views import DatasetView, Page
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+_REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
+
+# What the form and the JSON body look like, for the OpenAPI document.
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/DatasetByPath"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["manifest", "file"],
+                    "properties": {
+                        "manifest": {"type": "string", "contentMediaType": "application/json"},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A manifest and where its file is: in a form, or at a path of the server."""
+
+    manifest: Manifest
+    upload: UploadFile | None
+    path: str | None
+
+    @contextmanager
+    def file(self, settings: GatewaySettings, services: Services) -> Iterator[Path]:
+        """The file on this machine's disk."""
+        if self.upload is None:
+            yield uploads.on_server(self.path or "", settings)
+            return
+        with uploads.on_disk(self.upload, settings, services.new_id) as path:
+            yield path
+
+
+async def offered(
+    request: Request, caller: Owner, settings: Annotated[GatewaySettings, Depends(configured)]
+) -> Offered:
+    """Either form of `POST /v1/datasets`; nothing is read before the caller is known."""
+    if media_type_of(request.headers) != "multipart/form-data":
+        await read_raw(request)
+        named = parse(DatasetByPath, loads_strict(request.state.raw_body))
+        return Offered(named.manifest, None, named.path)
+    form = await read_form(request, settings.maximum_upload_bytes)
+    body = {"manifest": loads_strict(form_text(form, "manifest").encode()), "path": "upload"}
+    return Offered(parse(DatasetByPath, body).manifest, form_file(form, "file"), None)
+
+
+@router.post("", status_code=201, openapi_extra=BODY)
+def register(
+    services: Outside,
+    settings: Configured,
+    caller: Owner,
+    given: Annotated[Offered, Depends(offered)],
+) -> DatasetView:
+    """Register a version of a data set from an NPZ or CSV file.
+
+    As a multipart form with the fields `manifest` (JSON) and `file`, or as JSON with `manifest` and
+    the `path` of a file in a directory the operator opened for import.
+    """
+    limits = replace(LIMITS, file_bytes=min(LIMITS.file_bytes, settings.maximum_upload_bytes))
+    with given.file(settings, services) as source:
+        with services.database.read() as session:
+            staged = catalogue.stage(
+                session,
+                manifest=given.manifest,
+                source=source,
+                owner_id=caller.id,
+                state_dir=settings.state_dir,
+                limits=limits,
+            )
+    with services.database.unit_of_work() as session:
+        row = catalogue.register(
+            session,
+            manifest=given.manifest,
+            source=staged,
+            owner_id=caller.id,
+            state_dir=settings.state_dir,
+            now=services.clock(),
+            new_id=services.new_id,
+        )
+        return _view(session, row)
+
+
+@router.get("")
+def list_datasets(services: Outside, caller: Anybody, asked: PageAsked) -> Page[DatasetView]:
+    """The versions one may see: one's own, or those with an active policy."""
+    with services.database.read() as session:
+        return page(
+            session, scope.datasets(caller), Dataset.id, asked, lambda row: _view(session, row)
+        )
+
+
+@router.get("/{dataset_id}")
+def show(services: Outside, caller: Anybody, dataset_id: str) -> DatasetView:
+    """One version: metadata, schema and the ids of its assets."""
+    with services.database.read() as session:
+        return _view(session, scope.dataset(session, caller, dataset_id))
+
+
+def _view(session: Session, row: Dataset) -> DatasetView:
+    population = session.get_one(Population, row.population_id)
+    active = sa.select(_REVISION.c.number).where(
+        _REVISION.c.dataset_id == row.id, _REVISION.c.state == "active"
+    )
+    return DatasetView(
+        id=row.id,
+        name=row.name,
+        version=row.version,
+        population=row.population_id,
+        owner_id=row.owner_id,
+        privacy_unit=population.privacy_unit,
+        clients=row.clients,
+        digest=row.digest,
+        assets=row.assets,
+        feature_shape=row.feature_shape,
+        label=str(row.manifest.get("label", "")),
+        classes=row.classes,
+        test_examples=row.test_examples,
+        tags=row.tags,
+        policy=session.scalar(active),
+        frozen=row.frozen,
+        created_at=rfc3339(from_micros(row.created_at)),
+    )

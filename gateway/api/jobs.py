@@ -1,0 +1,196 @@
+"""Jobs: submit, follow, cancel, approve, take the result and the receipt.
+
+Only the event stream is asynchronous: one waiting listener must not hold a thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+import sqlalchemy as sa
+from fastapi import APIRouter, Header, Query, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from gateway.body import json_body
+from gateway.deps import Anybody, Approver, Canceller, Configured, Outside, PageAsked, Researcher
+from gateway.paging import cut
+from jobs import admission, approvals, events, lifecycle, settlement, states, views
+from jobs.events import Event
+from jobs.principal import Principal
+from jobs.services import Services
+from jobs.settlement import Format
+from jobs.tables import JobRelease
+from privacy_gateway.errors import invalid
+from privacy_gateway.schemas import JobRequest, JobView
+from privacy_gateway.views import Approval, Page, RoundMetrics
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+
+
+@router.post("", status_code=202)
+def submit(
+    services: Outside,
+    caller: Researcher,
+    body: Annotated[JobRequest, json_body(JobRequest)],
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> JobView:
+    """Admit a job: priced, decided and reserved in one transaction, or refused with every rule.
+
+    The same `Idempotency-Key` with the same body answers the same job; with another body it is
+    refused.
+    """
+    outcome = admission.submit(services, caller, body, idempotency_key)
+    response.headers["Location"] = f"/v1/jobs/{outcome.job.id}"
+    if outcome.replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    return outcome.job
+
+
+@router.get("")
+def list_jobs(
+    services: Outside,
+    caller: Anybody,
+    asked: PageAsked,
+    status: Annotated[str | None, Query(max_length=40)] = None,
+    dataset: Annotated[str | None, Query(max_length=100)] = None,
+) -> Page[JobView]:
+    """The jobs one may see, newest first."""
+    with services.database.read() as session:
+        rows = views.list_jobs(
+            session,
+            caller,
+            status=status,
+            dataset=dataset,
+            after=asked.after,
+            limit=asked.limit + 1,
+        )
+    return cut(rows, asked, lambda job: job.id, lambda job: job)
+
+
+@router.get("/{job_id}")
+def show(services: Outside, caller: Anybody, job_id: str) -> JobView:
+    """One job."""
+    with services.database.read() as session:
+        return views.get_job(session, caller, job_id)
+
+
+@router.get("/{job_id}/events", responses=_STREAM, response_class=EventSourceResponse)
+async def stream(
+    services: Outside,
+    settings: Configured,
+    caller: Anybody,
+    job_id: str,
+    after: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> EventSourceResponse:
+    """What happens to a job, as server-sent events, until it is over.
+
+    `id` is the event's number: a client that reconnects with `Last-Event-ID` (or `?after=`) misses
+    nothing.
+    """
+    if last_event_id is not None:
+        if not last_event_id.isdigit():
+            raise invalid("last-event-id", "is the number of an event", value=last_event_id)
+        after = int(last_event_id)
+    await anyio.to_thread.run_sync(_news, services, caller, job_id, after)
+    told = _tell(services, caller, job_id, after, settings.event_poll_seconds)
+    return EventSourceResponse(told, ping=15)
+
+
+@router.post("/{job_id}/cancel")
+def cancel(services: Outside, caller: Canceller, job_id: str) -> JobView:
+    """End a job early; rounds not charged yet go back to the budget."""
+    return lifecycle.cancel(services, caller, job_id)
+
+
+@router.post("/{job_id}/approvals")
+def approve(
+    services: Outside,
+    caller: Approver,
+    job_id: str,
+    body: Annotated[Approval, json_body(Approval)],
+) -> JobView:
+    """Decide about a job that the policy lets run only with people's consent."""
+    return approvals.decide(services, caller, job_id, body)
+
+
+@router.get("/{job_id}/result", responses=_FILE, response_class=Response)
+def result(
+    services: Outside,
+    caller: Anybody,
+    job_id: str,
+    format: Annotated[Format, Query(description="npz without pickles, or safetensors")] = "npz",
+) -> Response:
+    """The released model; downloads are free for ever."""
+    with services.database.read() as session:
+        file = settlement.result(session, caller, job_id, now=services.clock(), form=format)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{file.filename}"',
+        "Digest": f"sha-256={file.digest}",
+        "ETag": f'"{file.digest}"',
+    }
+    return Response(file.data, media_type=file.media_type, headers=headers)
+
+
+@router.get("/{job_id}/receipt")
+def receipt(services: Outside, caller: Anybody, job_id: str) -> dict[str, Any]:
+    """What was guaranteed to the people in the data."""
+    with services.database.read() as session:
+        return settlement.receipt(session, caller, job_id)
+
+
+@router.get("/{job_id}/metrics")
+def metrics(services: Outside, caller: Anybody, job_id: str) -> list[RoundMetrics]:
+    """Metrics on public test data after each published round that was measured."""
+    with services.database.read() as session:
+        job = views.find(session, caller, job_id)
+        query = (
+            sa.select(_RELEASE.c.round, _RELEASE.c.metrics)
+            .where(_RELEASE.c.job_id == job.id, _RELEASE.c.metrics.is_not(None))
+            .order_by(_RELEASE.c.round)
+        )
+        rows = session.execute(query).all()
+    return [RoundMetrics(round=row.round, metrics=json.loads(row.metrics)) for row in rows]
+
+
+async def _tell(
+    services: Services, caller: Principal, job_id: str, after: int, pause: float
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they come; the state is read before them, so the last one is never missed."""
+    while True:
+        over, news = await anyio.to_thread.run_sync(_news, services, caller, job_id, after)
+        for event in news:
+            after = event.seq
+            data = json.dumps(event.as_dict(), separators=(",", ":"))
+            yield ServerSentEvent(data, event=event.kind, id=str(event.seq))
+        if over and not news:
+            return
+        if not news:
+            await anyio.sleep(pause)
+
+
+def _news(
+    services: Services, caller: Principal, job_id: str, after: int
+) -> tuple[bool, list[Event]]:
+    """Whether the job is over, and what is new; refuses a job the caller may not see."""
+    with services.database.read() as session:
+        job = views.find(session, caller, job_id)
+        return states.is_final(job.status), events.since(session, job_id, after=after)

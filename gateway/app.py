@@ -1,0 +1,107 @@
+"""The composition root: builds the outside world once and hangs every route on it.
+
+Only this module knows which database, engine and threads there are; routes are given `Services`.
+The gateway must never import TensorFlow, and must not serve on a database whose schema is not the
+one this code was written for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from gateway import openapi, problems
+from gateway.api import (
+    accounts,
+    datasets,
+    decisions,
+    health,
+    jobs,
+    ledger,
+    policies,
+    populations,
+    quotes,
+)
+from gateway.background import Background
+from gateway.observe import Metrics, Observed
+from gateway.schema import require_current
+from gateway.settings import GatewaySettings
+from jobs.services import Services
+from jobs.settings import Settings
+from kit.db import Database
+from policies.embedded import EmbeddedEngine
+from policies.engine import PolicyEngine
+from policies.opa import OpaEngine
+
+VERSION = "0.1.0"
+DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
+
+ROUTERS: tuple[APIRouter, ...] = (
+    accounts.router,
+    populations.router,
+    datasets.router,
+    policies.router,
+    quotes.router,
+    jobs.router,
+    ledger.router,
+    decisions.router,
+    health.router,
+)
+
+
+def create_app(settings: GatewaySettings, services: Services | None = None) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        settings: the front door's settings.
+        services: the outside world; built from the settings (and closed at the end) when None.
+    """
+    world = services or build_services(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        require_current(world.database)
+        background = Background(world, settings) if settings.background else None
+        if background is not None:
+            background.start()
+        try:
+            yield
+        finally:
+            if background is not None:
+                background.stop()
+            if services is None:
+                world.engine.close()
+                world.database.close()
+
+    app = FastAPI(
+        title="Privacy budget gateway",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    metrics = Metrics(world.database)
+    app.state.services, app.state.settings, app.state.metrics = world, settings, metrics
+    app.add_middleware(Observed, metrics=metrics)
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    return app
+
+
+def build_services(settings: Settings) -> Services:
+    """Database and policy engine as the settings name them; connects to nothing yet."""
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Services(settings, Database(settings.database()), build_engine(settings))
+
+
+def build_engine(settings: Settings) -> PolicyEngine:
+    """The OPA server where one is named, else the embedded engine."""
+    if settings.opa_url:
+        token = settings.opa_token.get_secret_value() if settings.opa_token else None
+        return OpaEngine(settings.opa_url, token=token)
+    return EmbeddedEngine(settings.policy_processes)

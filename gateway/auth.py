@@ -1,0 +1,186 @@
+"""Who is calling: argon2id passwords, opaque revocable tokens, one shape of failure.
+
+A wrong password, an unknown address, a disabled account, an expired, revoked or forged token all
+get the same sentence after the same work, so that nothing about accounts can be learned by
+asking. A password or token must never reach a row, a log line or an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import cast
+
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy.orm import Session
+
+from gateway.tables import Token, User
+from jobs.principal import Principal
+from kit.clock import micros
+from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.schemas import Role
+
+TOKEN_PREFIX = "pgt_"  # noqa: S105  (a public prefix, so that leaked tokens can be scanned for)
+MAXIMUM_TOKEN_LENGTH = 100
+
+_HASHER = PasswordHasher()
+# One verification takes 64 MiB: without a bound, a flood of logins is a memory bomb.
+_HASHING = threading.BoundedSemaphore(4)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A fresh token: the only moment at which its text exists outside the caller's hands."""
+
+    row: Token
+    text: str
+
+
+def create_user(
+    session: Session,
+    *,
+    email: str,
+    password_hash: str,
+    role: Role,
+    organisation: str,
+    now: datetime,
+    new_id: Callable[[str], str],
+) -> User:
+    """Add an account; the password was hashed before, outside the transaction.
+
+    Raises:
+        Refused: `conflict` on field `email` when the address is taken.
+    """
+    address = email.strip().lower()
+    if session.scalar(sa.select(User.id).where(_column(User.email) == address)) is not None:
+        fault = FieldError("email", "an account with this address exists")
+        raise Refused("conflict", "email: an account with this address exists", errors=[fault])
+    user = User(
+        id=new_id("usr"),
+        email=address,
+        password_hash=password_hash,
+        role=role,
+        organisation=organisation,
+        created_at=micros(now),
+    )
+    session.add(user)
+    session.flush()
+    return user
+
+
+def hash_password(password: str) -> str:
+    """argon2id with the parameters of RFC 9106's low-memory profile."""
+    with _HASHING:
+        return _HASHER.hash(password)
+
+
+def check_password(session: Session, *, email: str, password: str) -> User:
+    """The account that the pair opens.
+
+    Raises:
+        Refused: `unauthenticated`, the same for every reason and after the same work.
+    """
+    query = sa.select(User).where(_column(User.email) == email.strip().lower())
+    user = session.scalar(query)
+    known = user is not None and user.disabled_at is None
+    stored = user.password_hash if user is not None else _decoy()
+    with _HASHING:
+        try:
+            matches = _HASHER.verify(stored, password)
+        except (VerificationError, InvalidHashError):
+            matches = False
+    if user is None or not (known and matches):
+        raise Refused("unauthenticated", "email or password is wrong")
+    return user
+
+
+def issue(
+    session: Session,
+    *,
+    user_id: str,
+    label: str,
+    now: datetime,
+    hours: float,
+    new_id: Callable[[str], str],
+) -> Issued:
+    """Make a token of 256 random bits for an account; only its hash is stored."""
+    text = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    row = Token(
+        id=new_id("tok"),
+        user_id=user_id,
+        sha256=_digest(text),
+        label=label,
+        created_at=micros(now),
+        expires_at=micros(now + timedelta(hours=hours)),
+    )
+    session.add(row)
+    session.flush()
+    return Issued(row, text)
+
+
+def authenticate(session: Session, header: str | None, *, now: datetime) -> Principal:
+    """The caller behind an `Authorization` header.
+
+    Raises:
+        Refused: `unauthenticated`, one sentence whatever was wrong.
+    """
+    kind, _, text = (header or "").partition(" ")
+    if kind.lower() != "bearer" or not text or len(text) > MAXIMUM_TOKEN_LENGTH:
+        raise _no_token()
+    query = (
+        sa.select(User)
+        .join(Token, _column(Token.user_id) == _column(User.id))
+        .where(_column(Token.sha256) == _digest(text))
+        .where(_column(Token.revoked_at).is_(None), _column(User.disabled_at).is_(None))
+        .where(_column(Token.expires_at) > micros(now))
+    )
+    user = session.scalar(query)
+    if user is None:
+        raise _no_token()
+    return principal_of(user)
+
+
+def revoke(session: Session, principal: Principal, token_id: str, *, now: datetime) -> None:
+    """End a token's life: one's own, or any for an administrator; twice is once.
+
+    Raises:
+        Refused: `not_found` where there is none, or it is somebody else's.
+    """
+    token = session.get(Token, token_id)
+    if token is None or (principal.role != "admin" and token.user_id != principal.id):
+        raise Refused("not_found", "there is no such token, or it is not yours")
+    if token.revoked_at is None:
+        token.revoked_at = micros(now)
+
+
+def principal_of(user: User) -> Principal:
+    """The account as the use cases see it."""
+    return Principal(
+        id=user.id, email=user.email, role=cast("Role", user.role), organisation=user.organisation
+    )
+
+
+@cache
+def _decoy() -> str:
+    """A hash nobody knows the password of, so that an unknown address costs as much as a known."""
+    return _HASHER.hash(secrets.token_urlsafe(32))
+
+
+def _no_token() -> Refused:
+    return Refused("unauthenticated", "a valid bearer token is needed")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _column(attribute: object) -> sa.ColumnElement[object]:
+    """SQLModel declares attributes by their Python type; queries need the column behind it."""
+    return cast("sa.ColumnElement[object]", attribute)

@@ -1,0 +1,113 @@
+"""Request bodies, read strictly: bytes → one canonical meaning → typed model.
+
+FastAPI's own body parsing accepts what parsers disagree on (duplicate keys, NaN), so no route
+declares a body to it; a route depends on `json_body(Model)` instead and the OpenAPI document is
+completed from the same object (`gateway.openapi`). Nothing is read before the caller is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from privacy_gateway.canonical import MAX_BYTES, loads_strict
+from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.schemas import parse
+
+MANIFEST_BYTES = 65_536
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_raw(request: Request) -> None:
+    """Keep the body's bytes on the request: JSON only, bounded, read once."""
+    media_type = media_type_of(request.headers)
+    if media_type != "application/json":
+        raise invalid("content-type", "must be application/json", value=media_type[:80])
+    chunks = [chunk async for chunk in bounded(request, MAX_BYTES)]
+    request.state.raw_body = b"".join(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class StrictJson(Generic[Model]):
+    """A dependency that answers the request's JSON body as `model`, or refuses it.
+
+    The bytes are awaited on the event loop; parsing and validation run in a worker thread.
+    """
+
+    model: type[Model]
+
+    def __call__(self, request: Request, _read: None = Depends(read_raw)) -> Model:
+        return parse(self.model, loads_strict(request.state.raw_body))
+
+
+def json_body(model: type[BaseModel]) -> Any:
+    """`Annotated[Model, json_body(Model)]` in an endpoint's signature."""
+    return Depends(StrictJson(model))
+
+
+def media_type_of(headers: Headers) -> str:
+    """The media type without parameters, lower case."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body's chunks, refused as `too_large` as soon as they cannot stay within `limit`."""
+    declared = request.headers.get("content-length", "")
+    received = int(declared) if declared.isdigit() else 0
+    if received > limit:
+        raise too_large(limit)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise too_large(limit)
+        yield chunk
+
+
+async def read_form(request: Request, limit: int) -> FormData:
+    """A multipart form of one file and one text field, spooled to disk as it arrives.
+
+    Raises:
+        Refused: `too_large` beyond `limit` bytes in all; `invalid_request` for a broken form.
+    """
+    parser = MultiPartParser(
+        request.headers,
+        bounded(request, limit),  # type: ignore[arg-type]  (any async iterator of bytes does)
+        max_files=1,
+        max_fields=1,
+        max_part_size=MANIFEST_BYTES,
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise invalid("body", f"is not the expected multipart form: {error.message}") from error
+    except (KeyError, UnicodeDecodeError) as error:
+        raise invalid("body", "is not a multipart form") from error
+
+
+def form_text(form: FormData, name: str) -> str:
+    """A text field of the form, or a refusal that names it."""
+    value = form.get(name)
+    if not isinstance(value, str):
+        raise invalid(name, "is needed, as a text field of the form")
+    return value
+
+
+def form_file(form: FormData, name: str) -> UploadFile:
+    """A file of the form, or a refusal that names it."""
+    value = form.get(name)
+    if not isinstance(value, UploadFile):
+        raise invalid(name, "is needed, as a file of the form")
+    return value
+
+
+def too_large(limit: int) -> Refused:
+    """The refusal of a body beyond `limit` bytes."""
+    return Refused("too_large", f"the body has more than {limit} bytes", limit=limit)

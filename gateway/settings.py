@@ -1,0 +1,42 @@
+"""What an operator can set about the front door, on top of the settings every room shares.
+
+No other module of the gateway reads the environment. A setting must never decide privacy: floors
+and budgets are rows or shared settings, not switches of the HTTP layer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from jobs.settings import Settings
+
+
+class GatewaySettings(Settings):
+    """Settings of the HTTP process.
+
+    Attributes:
+        host: address the supervisor and `serve` listen on.
+        port: TCP port; 0 lets the system choose.
+        login_hours: lifetime of a token from `POST /v1/login`.
+        event_poll_seconds: how often an open event stream looks for news.
+        relay_seconds: pause between two turns of the outbox relay and the reaper.
+        background: run relay and reaper inside this process (off for pure API replicas).
+        admin_email: account made by the first start of `up`.
+        admin_password: its password; generated and printed once when empty.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8081, ge=0, le=65_535)
+    login_hours: float = Field(default=24.0, gt=0, le=8760)
+    event_poll_seconds: float = Field(default=0.5, gt=0, le=60)
+    relay_seconds: float = Field(default=0.5, gt=0, le=60)
+    background: bool = True
+    admin_email: str = "admin@localhost"
+    admin_password: SecretStr | None = None
+
+    def readable_directories(self) -> tuple[Path, ...]:
+        """Resolved server-side directories data may be registered from; none by default."""
+        parts = [part for part in self.import_directories.split(":") if part]
+        return tuple(Path(part).resolve() for part in parts)
