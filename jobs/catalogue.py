@@ -139,35 +139,6 @@ def set_frozen(session: Session, dataset_id: str, frozen: bool) -> Dataset:
     return row
 
 
-def view(row: Dataset, *, for_owner: bool = False) -> dict[str, Any]:
-    """What may be told about a version: schema and public constants, never content.
-
-    The number of examples depends on everybody's data, so only the owner is told.
-    """
-    told: dict[str, Any] = {
-        "id": row.id,
-        "name": row.name,
-        "version": row.version,
-        "digest": row.digest,
-        "population": row.population_id,
-        "clients": row.clients,
-        "assets": row.assets,
-        "features": {
-            "shape": row.feature_shape,
-            "dtype": row.feature_dtype,
-            "scale": row.feature_scale,
-        },
-        "label": {"dtype": row.label_dtype, "classes": row.classes},
-        "test_examples": row.test_examples,
-        "tags": row.tags,
-        "frozen": row.frozen,
-        "created_at": clock.rfc3339(clock.from_micros(row.created_at)),
-    }
-    if for_owner:
-        told |= {"examples": row.examples, "manifest": row.manifest}
-    return told
-
-
 def _population(session: Session, manifest: Manifest, owner_id: str) -> Population:
     """The owner's population; nobody learns of another owner's."""
     population = session.get(Population, manifest.population)

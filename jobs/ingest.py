@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -255,7 +256,7 @@ def _labels(
     return values.astype(dtype)
 
 
-def _refuse_rows(bad: Array, rows: Codes, field: str, what: str) -> None:
+def _refuse_rows(bad: Any, rows: Codes, field: str, what: str) -> None:
     """Refuse by row number, counted from 1; the value stays unsaid."""
     faults = rows[bad]
     if len(faults):

@@ -1,0 +1,124 @@
+"""What a data owner does over HTTP: open a budget, register data, write the policy.
+
+Every method is one request. A file goes up as a stream; nothing is read into memory here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from privacy_gateway.connection import Connection
+from privacy_gateway.datasets import Dataset
+from privacy_gateway.schemas import Manifest
+from privacy_gateway.views import DatasetView, PopulationView
+
+UPLOAD_SECONDS = 3600.0
+
+
+class Owner:
+    """The owner's requests of one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create_population(
+        self,
+        name: str,
+        *,
+        clients: int,
+        epsilon: float,
+        delta: float,
+        privacy_unit: str = "person",
+        reason: str = "opened",
+    ) -> PopulationView:
+        """Declare people and the budget (ε, δ) that protects them, once and for all data."""
+        body = {
+            "name": name,
+            "privacy_unit": privacy_unit,
+            "clients": clients,
+            "epsilon": float(epsilon),
+            "delta": float(delta),
+            "reason": reason,
+        }
+        return PopulationView.model_validate(self._connection.post("/v1/populations", body))
+
+    def grant(self, population_id: str, *, epsilon: float, reason: str) -> Any:
+        """Raise a budget by ε; a new entry, the past stays."""
+        body = {"epsilon": float(epsilon), "reason": reason}
+        return self._connection.post(f"/v1/populations/{population_id}/grants", body)
+
+    def freeze(self, population_id: str, *, reason: str) -> Any:
+        """Stop every job on a population at its next charge."""
+        return self._connection.post(f"/v1/populations/{population_id}/freeze", {"reason": reason})
+
+    def unfreeze(self, population_id: str, *, reason: str) -> Any:
+        """Let jobs be charged again."""
+        body = {"reason": reason}
+        return self._connection.post(f"/v1/populations/{population_id}/unfreeze", body)
+
+    def set_quota(self, population_id: str, researcher: str, *, epsilon: float) -> Any:
+        """Limit one researcher's share of a budget."""
+        path = f"/v1/populations/{population_id}/quotas/{researcher}"
+        return self._connection.call("PUT", path, json={"epsilon": float(epsilon)}, repeatable=True)
+
+    def register_dataset(
+        self,
+        manifest: Manifest | Mapping[str, Any],
+        file: str | Path,
+        *,
+        on_server: bool = False,
+    ) -> Dataset:
+        """Register a data file as the next version of a data set.
+
+        Args:
+            manifest: what the file holds.
+            file: a file here, which is uploaded, or with `on_server` a path at the gateway.
+            on_server: the file lies at the gateway already.
+        """
+        described = (
+            manifest.model_dump(mode="json") if isinstance(manifest, Manifest) else dict(manifest)
+        )
+        if on_server:
+            body = {"manifest": described, "path": str(file)}
+            answer = self._connection.post("/v1/datasets", body)
+        else:
+            answer = self._upload(described, Path(file))
+        return Dataset(DatasetView.model_validate(answer))
+
+    def draft_policy(
+        self, dataset_id: str, source: str, *, tests: str = "", reason: str = "draft"
+    ) -> dict[str, Any]:
+        """Store a policy as the next draft revision; answers its number and findings."""
+        body = {"source": source, "tests": tests, "reason": reason}
+        answer = self._connection.post(f"/v1/datasets/{dataset_id}/policies", body)
+        return dict(answer)
+
+    def activate_policy(self, dataset_id: str, number: int) -> dict[str, Any]:
+        """Make a revision the one that decides; refused unless its checks and tests pass."""
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/activate"
+        return dict(self._connection.post(path) or {})
+
+    def dry_run(self, dataset_id: str, number: int, job: Mapping[str, Any]) -> dict[str, Any]:
+        """What a revision would decide about a job, without any effect."""
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/dry-run"
+        return dict(self._connection.post(path, {"job": dict(job)}, repeatable=True))
+
+    def publish_policy(
+        self, dataset_id: str, source: str, *, tests: str = "", reason: str = "published"
+    ) -> dict[str, Any]:
+        """Draft and activate in one go; the draft stays when the activation is refused."""
+        draft = self.draft_policy(dataset_id, source, tests=tests, reason=reason)
+        return self.activate_policy(dataset_id, int(draft["number"]))
+
+    def _upload(self, manifest: Mapping[str, Any], file: Path) -> Any:
+        with file.open("rb") as stream:
+            return self._connection.call(
+                "POST",
+                "/v1/datasets",
+                data={"manifest": json.dumps(manifest)},
+                files={"file": (file.name, stream, "application/octet-stream")},
+                timeout=UPLOAD_SECONDS,
+            )
