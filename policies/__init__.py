@@ -1,0 +1,1 @@
+"""The owner's rules: what Rego is asked and how its answer is read."""

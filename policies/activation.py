@@ -1,0 +1,157 @@
+"""Whether a revision may begin to decide: checks, its own tests, probes, and agreement of engines.
+
+All of it happens before anything is changed, and all problems are told at once. This module must
+never touch a database, so that a slow examination never holds the writer's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from policies.ask import judge
+from policies.engine import (
+    DEADLINE_SECONDS,
+    Findings,
+    PolicyEngine,
+    Revision,
+    TestReport,
+)
+from policies.errors import EngineFailed, Fault, code_of
+from policies.probes import Floor, Probe, must_deny, no_floor, samples
+from policies.text import TextRefused
+from policies.verdict import Verdict
+from privacy_gateway.errors import FieldError, Refused
+
+MOST_PROBLEMS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What every engine said about one text; `problems` is empty when it may become active."""
+
+    digest: str
+    findings: Findings
+    tests: dict[str, TestReport]
+    problems: tuple[FieldError, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True when nothing stands against activation."""
+        return not self.problems
+
+
+def examine(
+    engines: Sequence[PolicyEngine], revision: Revision, *, floor: Floor = no_floor
+) -> Examination:
+    """Check, test and probe a revision on every configured engine.
+
+    Args:
+        engines: all configured engines; one of them must be the embedded one, which alone reads the
+            language profile.
+        revision: what is to be activated.
+        floor: what the gateway refuses whatever the policy says (`probes.floor_of`).
+
+    Raises:
+        Refused: `policy_unavailable` when an engine does not work.
+    """
+    try:
+        findings = _findings(engines, revision)
+        if not findings.clean:
+            return Examination(revision.digest, findings, {}, tuple(_of_findings(findings)))
+        reports = {engine.name: engine.test(revision.source, revision.tests) for engine in engines}
+        problems = [*_of_tests(reports), *_of_probes(engines, revision, floor)]
+    except EngineFailed as failure:
+        detail = f"the revision was not examined: {failure}"
+        raise Refused("policy_unavailable", detail) from failure
+    return Examination(revision.digest, findings, reports, tuple(problems[:MOST_PROBLEMS]))
+
+
+def refuse_unless_passed(examination: Examination) -> None:
+    """Raise with every problem.
+
+    Raises:
+        Refused: `policy_refused`.
+    """
+    if examination.passed:
+        return
+    first = examination.problems[0]
+    raise Refused(
+        "policy_refused",
+        f"the revision was not activated: {first.message}",
+        errors=examination.problems,
+        problems=len(examination.problems),
+    )
+
+
+def _findings(engines: Sequence[PolicyEngine], revision: Revision) -> Findings:
+    if not any(engine.name == "embedded" for engine in engines):
+        raise EngineFailed(Fault.UNREACHABLE, "the language profile needs the embedded engine")
+    items = {
+        item: None
+        for engine in engines
+        for item in engine.check(revision.source, revision.tests).items
+    }
+    return Findings(tuple(items))
+
+
+def _of_findings(findings: Findings) -> Iterator[FieldError]:
+    for item in findings.errors:
+        field = "source" if item.module == "policy" else "tests"
+        hint = f" ({item.hint})" if item.hint else ""
+        place = f"line {item.line}, column {item.column}"
+        yield FieldError(field, f"{place}: {item.code}: {item.message}{hint}")
+
+
+def _of_tests(reports: dict[str, TestReport]) -> Iterator[FieldError]:
+    for engine, report in reports.items():
+        if not report.results:
+            yield FieldError("tests", f"there is no test_* rule ({engine})")
+        for result in report.failed:
+            reason = result.detail.splitlines()[-1] if result.detail else "the rule is not true"
+            yield FieldError("tests", f"{result.name} fails ({engine}): {reason}")
+
+
+def _of_probes(
+    engines: Sequence[PolicyEngine], revision: Revision, floor: Floor
+) -> list[FieldError]:
+    problems: dict[FieldError, None] = {}
+    try:
+        for probe in must_deny(revision.source):
+            answers = [_answer(engine, revision, probe) for engine in engines]
+            problems |= dict.fromkeys(_disagreement(engines, answers, probe))
+            refused = floor(probe.question.document)
+            if not refused and any(verdict.outcome != "deny" for verdict, _ in answers):
+                problems[_let_through(probe, answers)] = None
+        for probe in samples(revision.source):
+            answers = [_answer(engine, revision, probe) for engine in engines]
+            problems |= dict.fromkeys(_disagreement(engines, answers, probe))
+    except TextRefused as refused_text:
+        problems[FieldError("source", refused_text.message)] = None
+    return list(problems)
+
+
+def _answer(engine: PolicyEngine, revision: Revision, probe: Probe) -> tuple[Verdict, Fault | None]:
+    """A verdict, where an engine that gives no answer is a failure and no denial."""
+    evaluation = engine.evaluate(revision, probe.question.canonical, DEADLINE_SECONDS)
+    verdict, fault, detail = judge(evaluation)
+    if fault is not None and code_of(fault) == "policy_unavailable" and fault is not Fault.TIMEOUT:
+        raise EngineFailed(fault, f"{engine.name}: {detail}")
+    return verdict, fault
+
+
+def _let_through(probe: Probe, answers: list[tuple[Verdict, Fault | None]]) -> FieldError:
+    outcome = next(verdict.outcome for verdict, _ in answers if verdict.outcome != "deny")
+    purpose = probe.question.document["job"]["purpose"]
+    message = f"probe {probe.name} (purpose {purpose!r}) must be denied, the policy says {outcome}"
+    return FieldError("source", message)
+
+
+def _disagreement(
+    engines: Sequence[PolicyEngine], answers: list[tuple[Verdict, Fault | None]], probe: Probe
+) -> Iterator[FieldError]:
+    first = answers[0][0].as_dict()
+    for engine, (verdict, _) in zip(engines, answers, strict=True):
+        if verdict.as_dict() != first:
+            names = f"{engines[0].name} and {engine.name}"
+            yield FieldError("source", f"{names} answer {probe.name} differently")

@@ -1,0 +1,176 @@
+"""The embedded Rego engine (regorus), only ever run in child processes that may be killed.
+
+The library has no deadline, can overflow its stack on a recursive function, is not thread-safe and
+prints undefined values as a text; so it gets a process with limits, bytes over pipes, and its
+answers are read by the same strict decoder as everybody's. This module must never import it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib import metadata
+from typing import Any
+
+from policies import lint
+from policies.engine import (
+    DEADLINE_SECONDS,
+    Evaluation,
+    Findings,
+    Health,
+    Revision,
+    TestReport,
+    TestResult,
+)
+from policies.errors import EngineFailed, Fault
+from policies.library import library
+from policies.pool import Child, Pool
+from policies.publication import (
+    Publication,
+    opened,
+    publication,
+    rule_name,
+    test_publication,
+)
+from policies.text import TextRefused
+from privacy_gateway import canonical
+from privacy_gateway.errors import Refused
+
+MEMORY_BYTES = 256 * 1024 * 1024
+CHECK_SECONDS = 5.0
+LARGEST_ANSWER = 256 * 1024
+
+
+class EmbeddedEngine:
+    """Rego on one machine without a server.
+
+    Args:
+        processes: how many decisions run at the same time.
+        memory_bytes: address space of each child process beyond its start.
+        test_seconds: deadline of one `test_*` rule.
+
+    Thread-safe. Children are started when first needed and replaced when they die.
+    """
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        processes: int = 2,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        test_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._pool = Pool(processes, memory_bytes)
+        self._test_seconds = test_seconds
+
+    @property
+    def version(self) -> str:
+        """Distribution and version of the engine."""
+        return f"regorus {metadata.version('gordon-to-regorus')}"
+
+    def check(self, source: str, tests: str = "") -> Findings:
+        """Parse both texts and enforce the language profile (`policies.lint`).
+
+        Raises:
+            EngineFailed: no child process could do it.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
+        with self._pool.borrow(deadline) as child:
+            return lint.check(
+                source, tests, lambda modules: _parse(child, modules, deadline), library()
+            )
+
+    def test(self, source: str, tests: str) -> TestReport:
+        """Run every `test_*` rule; a rule that is late, fails or crashes does not pass.
+
+        Raises:
+            EngineFailed: no child process could be had.
+        """
+        try:
+            world = test_publication(source, tests)
+        except TextRefused as refused:
+            return TestReport((TestResult("package", False, refused.message),))
+        return TestReport(tuple(self._run_test(world, query) for query in world.queries))
+
+    def evaluate(
+        self, revision: Revision, canonical_input: bytes, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> Evaluation:
+        """Ask the decision of a revision; any trouble comes back as a fault."""
+        try:
+            world = publication(revision.source)
+            envelope = self._ask(world, world.queries[0], canonical_input, deadline_seconds)
+        except TextRefused as refused:
+            return Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)
+        except EngineFailed as failure:
+            return Evaluation(fault=failure.fault, detail=failure.detail)
+        return opened(envelope, world.digest)
+
+    def health(self) -> Health:
+        """Ask a child process to parse a line."""
+        try:
+            deadline = time.monotonic() + CHECK_SECONDS
+            with self._pool.borrow(deadline) as child:
+                _call(child, {"op": "parse"}, b'[["health.rego", "package health"]]', deadline)
+        except EngineFailed as failure:
+            return Health(False, self.name, self.version, failure.detail)
+        return Health(True, self.name, self.version)
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._pool.close()
+
+    def pids(self) -> list[int]:
+        """Process ids of the idle children."""
+        return self._pool.pids()
+
+    def _run_test(self, world: Publication, query: str) -> TestResult:
+        try:
+            value = self._ask(world, query, b"{}", self._test_seconds)
+        except EngineFailed as failure:
+            return TestResult(rule_name(query), False, failure.detail)
+        detail = "" if value is True else "the rule is not true"
+        return TestResult(rule_name(query), value is True, detail)
+
+    def _ask(self, world: Publication, query: str, document: bytes, seconds: float) -> Any:
+        """The value of `data.<query>`; None where it is undefined."""
+        started = time.monotonic()
+        with self._pool.borrow(started + seconds) as child:
+            # A child that was just started has not used up the policy's time.
+            deadline = time.monotonic() + seconds
+            header = {"op": "evaluate", "world": world.name, "query": f"data.{query}"}
+            reply, answer = child.exchange(header, document, deadline)
+            if reply.get("unknown_world"):
+                modules = json.dumps(world.all_modules).encode()
+                _call(child, {"op": "load", "world": world.name}, modules, deadline)
+                reply, answer = child.exchange(header, document, deadline)
+        if not reply["ok"]:
+            raise EngineFailed(Fault.EVALUATION_FAILED, str(reply["detail"]))
+        return _value(answer)
+
+
+def _value(answer: bytes) -> Any:
+    """The one expression of a query's result."""
+    try:
+        # The engine leaves `result` out when the query has none.
+        results = canonical.loads_strict(answer, max_bytes=LARGEST_ANSWER).get("result")
+    except (Refused, AttributeError) as error:
+        raise EngineFailed(Fault.MALFORMED, f"the answer cannot be read: {error}") from error
+    return results[0]["expressions"][0]["value"] if results else None
+
+
+def _call(child: Child, header: dict[str, Any], payload: bytes, deadline: float) -> bytes:
+    """Exchange, where an engine error is the caller's failure."""
+    reply, answer = child.exchange(header, payload, deadline)
+    if not reply["ok"]:
+        raise EngineFailed(Fault.EVALUATION_FAILED, str(reply["detail"]))
+    return answer
+
+
+def _parse(child: Child, modules: list[tuple[str, str]], deadline: float) -> list[Any]:
+    """Syntax trees of the modules; a syntax error raises `lint.SyntaxRefused`."""
+    reply, answer = child.exchange({"op": "parse"}, json.dumps(modules).encode(), deadline)
+    if not reply["ok"]:
+        raise lint.SyntaxRefused(str(reply["detail"]))
+    trees: list[Any] = json.loads(answer)
+    return [tree["ast"] for tree in trees]

@@ -1,0 +1,148 @@
+"""Questions that no sound policy allows, and ordinary ones on which all engines must agree.
+
+They are made, not stored: the names a policy mentions are tried as purposes, so that a probe is not
+denied merely because nobody ever heard of its purpose. Nothing here depends on anybody's data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+from policies import question as asked
+from policies.question import Question
+from policies.text import tokens
+
+Floor = Callable[[Mapping[str, Any]], bool]
+"""True when the floors in Python refuse the job of an input document, whatever a policy says."""
+
+UNKNOWN_PURPOSE = "gateway-probe-unknown-purpose"
+MOST_PURPOSES = 12
+_EPSILON = 1_000_000_000
+_BUDGET = 8 * _EPSILON
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question and what it tries."""
+
+    name: str
+    question: Question
+
+
+def no_floor(_document: Mapping[str, Any]) -> bool:
+    """Leaves everything to the policy."""
+    return False
+
+
+def floor_of(*, minimum_clients_per_round: int, minimum_noise_multiplier: float) -> Floor:
+    """The floors of a gateway as a function of the input document.
+
+    What does not fit into the budget is refused by the accountant, what is no number at the door.
+    """
+
+    def refuses(document: Mapping[str, Any]) -> bool:
+        job, cost, budget = document["job"], document["cost"], document["budget"]
+        noise = job["noise_multiplier"]
+        if isinstance(noise, str) or noise < minimum_noise_multiplier:
+            return True
+        if job["clients_per_round"] < minimum_clients_per_round:
+            return True
+        return bool(cost["budget_epsilon_nano_after"] > budget["epsilon_nano"])
+
+    return refuses
+
+
+def must_deny(source: str, *, moment: datetime | None = None) -> Iterator[Probe]:
+    """Jobs that must be denied by the policy or refused by the floors."""
+    for purpose in purposes(source):
+        base = _document(purpose, moment)
+        yield Probe("epsilon_over_budget", _question(_over_budget(base)))
+        yield Probe("noise_too_small", _question(_with_noise(base, 0.05)))
+        yield Probe("noise_not_a_number", _question(_with_noise(base, "NaN")))
+        yield Probe("cohort_of_one", _question(_with_cohort(base, 1)))
+    yield Probe("unknown_purpose", _question(_document(UNKNOWN_PURPOSE, moment)))
+
+
+def samples(source: str, *, moment: datetime | None = None) -> Iterator[Probe]:
+    """Ordinary jobs, cheap and dear, on which all engines must answer alike."""
+    choices = product(purposes(source)[:6], (1, 20, 500), (0.5, 1.1), (10, 300))
+    for purpose, rounds, noise, cohort in choices:
+        document = _with_cohort(_with_noise(_document(purpose, moment), noise), cohort)
+        document["job"]["rounds"] = rounds
+        price = rounds * _EPSILON // 100
+        document["cost"]["epsilon_nano"] = price
+        document["cost"]["budget_epsilon_nano_after"] = price
+        yield Probe(f"sample_{rounds}_{noise}_{cohort}", _question(document))
+
+
+def purposes(source: str) -> list[str]:
+    """Texts a policy mentions, tried as purposes; an unknown one when it mentions none."""
+    mentioned: dict[str, None] = {}
+    for token in tokens(source):
+        if token.kind in ("string", "raw") and 2 < len(token.text) < 80:
+            mentioned[token.text[1:-1]] = None
+    plain = [text for text in mentioned if "%" not in text and "\\" not in text]
+    return plain[:MOST_PURPOSES] or [UNKNOWN_PURPOSE]
+
+
+def _document(purpose: str, moment: datetime | None) -> dict[str, Any]:
+    """A modest job of a researcher on an untouched budget."""
+    built = asked.build(
+        request_id="probe",
+        kind="train",
+        at=moment or datetime(2026, 3, 4, 10, 30, tzinfo=UTC),
+        subject=asked.SubjectFacts("usr_probe", ("researcher",), "default"),
+        dataset=asked.DatasetFacts("ds_probe", "pop_probe", 1000, "person"),
+        job=_JOB if purpose == _JOB.purpose else replace(_JOB, purpose=purpose),
+        cost=asked.CostFacts("probe", 1e-5, _EPSILON // 2, 0, _EPSILON // 2, _COMPUTE),
+        budget=asked.BudgetFacts(_BUDGET, _BUDGET, 0),
+        history=asked.HistoryFacts(),
+        policy_id="probe",
+        policy_version=0,
+    )
+    return deepcopy(dict(built.document))
+
+
+_COMPUTE = asked.ComputeFacts(200, 10)
+_JOB = asked.JobFacts(
+    algorithm="dp_fedavg",
+    purpose=UNKNOWN_PURPOSE,
+    rounds=2,
+    clients_per_round=100,
+    noise_multiplier=1.1,
+    clip_norm=1.0,
+    local_epochs=1,
+    outputs=("weights", "receipt"),
+    model=asked.ModelFacts("0" * 64, ("Dense",), 7850),
+)
+
+
+def _question(document: dict[str, Any]) -> Question:
+    return Question.of_document(document)
+
+
+def _over_budget(base: dict[str, Any]) -> dict[str, Any]:
+    document = deepcopy(base)
+    document["cost"]["epsilon_nano"] = 10 * _BUDGET
+    document["cost"]["budget_epsilon_nano_after"] = 10 * _BUDGET
+    return document
+
+
+def _with_noise(base: dict[str, Any], noise: float | str) -> dict[str, Any]:
+    document = deepcopy(base)
+    document["job"]["noise_multiplier"] = noise
+    ppm = noise if isinstance(noise, str) else round(noise * asked.PPM)
+    document["derived"]["noise_multiplier_ppm"] = ppm
+    return document
+
+
+def _with_cohort(base: dict[str, Any], cohort: int) -> dict[str, Any]:
+    document = deepcopy(base)
+    document["job"]["clients_per_round"] = cohort
+    document["derived"]["sampling_rate_ppm"] = cohort * asked.PPM // 1000
+    return document

@@ -1,0 +1,318 @@
+"""The numbered, immutable revisions of a data set's policy, and the log of its decisions.
+
+A text never changes once stored; going back is a new revision with the old text. At most one
+revision of a data set is active, held by the database. Functions take the session first and never
+commit, so a refused activation leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from kit.clock import from_micros, micros
+from kit.ids import new_id
+from policies.activation import Examination, examine, refuse_unless_passed
+from policies.ask import Decision
+from policies.engine import PolicyEngine, Revision, State, text_digest
+from policies.probes import Floor, no_floor
+from policies.tables import DecisionRow, PolicyRevision
+from policies.text import TextRefused, package_of
+from privacy_gateway import canonical
+from privacy_gateway.errors import FieldError, Refused, invalid
+
+LARGEST_TEXT = 64 * 1024
+_REVISION = cast("sa.Table", PolicyRevision.__table__)  # type: ignore[attr-defined]
+_DECISION = cast("sa.Table", DecisionRow.__table__)  # type: ignore[attr-defined]
+_NUMBERING_ATTEMPTS = 8
+
+
+def draft(
+    session: Session,
+    *,
+    dataset_id: str,
+    source: str,
+    tests: str,
+    reason: str,
+    author_id: str,
+    now: datetime,
+    ids: Callable[[str], str] = new_id,
+) -> Revision:
+    """Store a text as the next revision of a data set; it decides nothing yet.
+
+    Raises:
+        Refused: `invalid_request` on `source` or `tests`: too long, or no package line.
+    """
+    _refuse_text(source, tests)
+    for _ in range(_NUMBERING_ATTEMPTS):
+        revision = Revision(
+            id=ids("pol"),
+            dataset_id=dataset_id,
+            number=_last_number(session, dataset_id) + 1,
+            source=source,
+            tests=tests,
+            digest=text_digest(source, tests),
+            reason=reason,
+            author_id=author_id,
+            created_at=now,
+        )
+        try:
+            with session.begin_nested():
+                session.execute(_REVISION.insert().values(_row(revision, now)))
+        except IntegrityError:
+            continue  # another author took the number
+        return revision
+    raise Refused("conflict", "the data set's policy is being changed by others; try again")
+
+
+def get(session: Session, *, dataset_id: str, number: int) -> Revision:
+    """One revision.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    query = _of_dataset(dataset_id).where(_REVISION.c.number == number)
+    row = session.execute(query).mappings().one_or_none()
+    if row is None:
+        raise Refused("not_found", f"the data set has no policy revision {number}")
+    return _revision(row)
+
+
+def list_revisions(
+    session: Session, dataset_id: str, *, after: int = 0, limit: int = 100
+) -> list[Revision]:
+    """Revisions with numbers above `after`, in order."""
+    query = _of_dataset(dataset_id).where(_REVISION.c.number > after)
+    rows = session.execute(query.order_by(_REVISION.c.number).limit(limit)).mappings()
+    return [_revision(row) for row in rows]
+
+
+def active(session: Session, dataset_id: str) -> Revision | None:
+    """The revision that decides now, if any."""
+    query = _of_dataset(dataset_id).where(_REVISION.c.state == "active")
+    row = session.execute(query).mappings().one_or_none()
+    return None if row is None else _revision(row)
+
+
+def activate(
+    session: Session,
+    engines: Sequence[PolicyEngine],
+    *,
+    dataset_id: str,
+    number: int,
+    actor_id: str,
+    now: datetime,
+    floor: Floor = no_floor,
+    examination: Examination | None = None,
+) -> Revision:
+    """Let a draft decide from now on; the revision that did so is superseded.
+
+    Args:
+        session: a writing transaction.
+        engines: all configured engines; each must agree.
+        dataset_id: whose policy it is.
+        number: which revision.
+        actor_id: who activates.
+        now: moment of activation.
+        floor: see `policies.probes.floor_of`.
+        examination: result of `activation.examine` on this very text, made outside of the
+            transaction; without it the examination happens here.
+
+    Raises:
+        Refused: `not_found`; `conflict` unless it is a draft; `policy_refused` with every problem;
+            `policy_unavailable` when an engine does not work. Nothing is changed then.
+    """
+    revision = _locked(session, dataset_id, number)
+    if revision.state != "draft":
+        hint = "store its text as a new revision to return to it"
+        raise Refused("conflict", f"revision {number} is {revision.state}, not a draft; {hint}")
+    if examination is None or examination.digest != revision.digest:
+        examination = examine(engines, revision, floor=floor)
+    refuse_unless_passed(examination)
+    moment = micros(now)
+    session.execute(
+        _REVISION.update()
+        .where(_REVISION.c.dataset_id == dataset_id, _REVISION.c.state == "active")
+        .values(state="superseded", superseded_at=moment)
+    )
+    session.execute(
+        _REVISION.update()
+        .where(_REVISION.c.id == revision.id)
+        .values(state="active", activated_at=moment, activated_by=actor_id)
+    )
+    return get(session, dataset_id=dataset_id, number=number)
+
+
+def record(
+    session: Session,
+    decision: Decision,
+    *,
+    job_id: str | None,
+    subject_id: str,
+    now: datetime,
+    dataset_id: str | None = None,
+    ids: Callable[[str], str] = new_id,
+) -> str:
+    """Append a decision to the log and return its id.
+
+    Args:
+        session: a writing transaction.
+        decision: what `ask` returned.
+        job_id: the job decided on; None for a question that made none.
+        subject_id: the researcher.
+        now: moment of the decision.
+        dataset_id: taken from the question unless given.
+        ids: makes the id.
+    """
+    decision_id = ids("dec")
+    dataset = dataset_id or _dataset_of(decision)
+    session.execute(
+        _DECISION.insert().values(
+            id=decision_id,
+            job_id=job_id,
+            dataset_id=dataset,
+            subject_id=subject_id,
+            revision_id=decision.revision_id if decision.revision_number else None,
+            revision_number=decision.revision_number,
+            revision_digest=decision.revision_digest,
+            library_digest=decision.library_digest,
+            outcome=decision.verdict.outcome,
+            code=decision.code,
+            fault=None if decision.fault is None else str(decision.fault),
+            detail=decision.detail,
+            verdict=canonical.dumps(decision.verdict.as_dict(), floats=True).decode(),
+            input=decision.input_bytes.decode(),
+            input_digest=decision.input_digest,
+            digest=decision.digest,
+            engine=decision.engine,
+            engine_version=decision.engine_version,
+            latency_us=decision.latency_us,
+            created_at=micros(now),
+        )
+    )
+    return decision_id
+
+
+def decisions(
+    session: Session,
+    *,
+    dataset_ids: Sequence[str] | None = None,
+    job_id: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """Recorded decisions in the order of their ids, after one of them; see `decision`.
+
+    Args:
+        session: any transaction.
+        dataset_ids: only these data sets; None for all.
+        job_id: only this job; None for all.
+        after: id of the last one seen; None for the first page.
+        limit: the most to return.
+    """
+    query = sa.select(_DECISION).order_by(_DECISION.c.id).limit(limit)
+    if dataset_ids is not None:
+        query = query.where(_DECISION.c.dataset_id.in_(dataset_ids))
+    if job_id is not None:
+        query = query.where(_DECISION.c.job_id == job_id)
+    if after is not None:
+        query = query.where(_DECISION.c.id > after)
+    return [_read_decision(row) for row in session.execute(query).mappings()]
+
+
+def decision(session: Session, decision_id: str) -> dict[str, Any]:
+    """One recorded decision: columns as stored, `verdict` and `input` parsed, time as datetime.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    query = sa.select(_DECISION).where(_DECISION.c.id == decision_id)
+    row = session.execute(query).mappings().one_or_none()
+    if row is None:
+        raise Refused("not_found", f"there is no decision {decision_id}")
+    return _read_decision(row)
+
+
+def _refuse_text(source: str, tests: str) -> None:
+    for name, text in (("source", source), ("tests", tests)):
+        size = len(text.encode())
+        if size > LARGEST_TEXT:
+            raise invalid(name, f"has {size} bytes", limit=LARGEST_TEXT)
+        if "\x00" in text:
+            raise invalid(name, "holds a zero byte")
+    try:
+        package_of(source)
+    except TextRefused as refused:
+        message = f"line {refused.line}, column {refused.column}: {refused.message}"
+        raise Refused(
+            "invalid_request", f"source: {message}", errors=[FieldError("source", message)]
+        ) from refused
+
+
+def _last_number(session: Session, dataset_id: str) -> int:
+    query = sa.select(sa.func.max(_REVISION.c.number)).where(_REVISION.c.dataset_id == dataset_id)
+    return session.execute(query).scalar() or 0
+
+
+def _locked(session: Session, dataset_id: str, number: int) -> Revision:
+    """The revision, with every revision of its data set locked: activations queue."""
+    query = _of_dataset(dataset_id).order_by(_REVISION.c.id).with_for_update()
+    rows = {row["number"]: row for row in session.execute(query).mappings()}
+    if number not in rows:
+        raise Refused("not_found", f"the data set has no policy revision {number}")
+    return _revision(rows[number])
+
+
+def _of_dataset(dataset_id: str) -> sa.Select[Any]:
+    return sa.select(_REVISION).where(_REVISION.c.dataset_id == dataset_id)
+
+
+def _row(revision: Revision, now: datetime) -> dict[str, Any]:
+    return {
+        "id": revision.id,
+        "dataset_id": revision.dataset_id,
+        "number": revision.number,
+        "source": revision.source,
+        "tests": revision.tests,
+        "digest": revision.digest,
+        "state": "draft",
+        "reason": revision.reason,
+        "author_id": revision.author_id,
+        "created_at": micros(now),
+    }
+
+
+def _revision(row: sa.RowMapping) -> Revision:
+    activated = row["activated_at"]
+    return Revision(
+        id=row["id"],
+        dataset_id=row["dataset_id"],
+        number=row["number"],
+        source=row["source"],
+        tests=row["tests"],
+        digest=row["digest"],
+        state=cast("State", row["state"]),
+        reason=row["reason"],
+        author_id=row["author_id"],
+        created_at=from_micros(row["created_at"]),
+        activated_at=None if activated is None else from_micros(activated),
+        activated_by=row["activated_by"],
+    )
+
+
+def _dataset_of(decision: Decision) -> str:
+    document = canonical.loads_strict(decision.input_bytes)
+    return str(document["dataset"]["id"])
+
+
+def _read_decision(row: sa.RowMapping) -> dict[str, Any]:
+    facts = dict(row)
+    facts["verdict"] = canonical.loads_strict(facts["verdict"].encode())
+    facts["input"] = canonical.loads_strict(facts["input"].encode())
+    facts["created_at"] = from_micros(facts["created_at"])
+    return facts
