@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.noise import NoiseSource
+from worker.task import GRID
 
-GRID = 1 << 20
 # Truncation shrinks norms; this covers the float arithmetic before it, with room to spare.
 SLACK = 2.0**-18
 MAX_CLIENTS = 1 << 40

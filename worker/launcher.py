@@ -28,13 +28,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+import privacy_gateway
 from kit import ragged
 from privacy_gateway.modelspec import measure
 from worker.aggregate import AggregateInvalid, Weights, check_sum, check_weights
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
 from worker.task import TrainingTask
 
-_ROOT = Path(__file__).resolve().parent.parent
+_IMPORTABLE = (
+    Path(__file__).resolve().parent.parent,
+    Path(privacy_gateway.__file__).resolve().parent.parent,
+)
 _STORES = ("train", "test")
 
 
@@ -299,7 +303,7 @@ def _command(read_fd: int, write_fd: int) -> list[str]:
 def _environment(scratch: Path) -> dict[str, str]:
     """The whole environment of the child: nothing is inherited."""
     return {
-        "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_ROOT / "client")]),
+        "PYTHONPATH": os.pathsep.join(map(str, _IMPORTABLE)),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(scratch),

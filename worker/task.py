@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from privacy_gateway.modelspec import Loss, ModelSpec
 
+# Updates are sums of whole steps of C/GRID.
+GRID = 1 << 20
+
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox"]
 Event = Literal["gaussian_sum"]

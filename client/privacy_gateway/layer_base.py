@@ -74,6 +74,8 @@ def paired(value: Any) -> Any:
 
 Side = Annotated[Size, BeforeValidator(single)]
 Pair = Annotated[tuple[Size, Size], BeforeValidator(paired)]
+Index = Annotated[int, Field(ge=-1, lt=64)]
+Indices = Annotated[tuple[Index, ...], Field(max_length=64)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 
@@ -88,11 +90,7 @@ class Layer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     merges: ClassVar[bool] = False
 
-    inputs: Annotated[
-        tuple[Annotated[int, Field(ge=-1, lt=64)], ...] | None,
-        BeforeValidator(listed),
-        Field(max_length=64),
-    ] = None
+    inputs: Annotated[Indices | None, BeforeValidator(listed)] = None
 
     def infer(self, values: Sequence[Value]) -> Inferred:
         """Output, weights and cost for the given inputs; Mismatch when they do not fit."""

@@ -1,0 +1,1 @@
+"""What one client computes in a round, one module each, behind one registry."""

@@ -1,0 +1,156 @@
+"""The flat-ragged engine: one graph per slice, an outer loop over clients, integers out.
+
+Each client trains from the round's weights by itself. Its update, whatever it is, becomes zero if
+any number of it is not finite, is scaled to global L2 norm ≤ C over all weights together, and is
+truncated to int32 on the grid C/2²⁰. Only sums of such integers leave this module, so a client's
+influence is at most C by construction, the sum does not depend on the order of clients or on the
+number of threads, and adding or removing one client changes it by one clipped vector.
+
+Norms are taken in float64 and a margin of 2⁻³⁰ is kept, because float32 arithmetic overshoots C;
+truncation towards zero can only shrink. Nothing per client (norm, loss, count) is ever kept.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kit.ragged import RaggedStore
+from worker.task import GRID, TrainingTask
+from worker.training import clients as cohort_clients
+from worker.training.algorithms.registry import ClientRows, LocalUpdate
+from worker.training.clients import Slice
+
+_MARGIN = 1.0 - 2.0**-30
+
+Tensors: TypeAlias = list[Any]
+Indices: TypeAlias = npt.NDArray[np.int64]
+Sums: TypeAlias = list[npt.NDArray[np.int64]]
+Arrays: TypeAlias = Sequence[npt.NDArray[np.float32]]
+
+
+class FederatedRound:
+    """A task's engine on one store; built once, then asked once a round."""
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        store: RaggedStore,
+        local: LocalUpdate,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> None:
+        """Trace nothing yet.
+
+        Args:
+            task: clip norm, columns, shards and seeds.
+            store: the clients.
+            local: the algorithm's update of one client.
+            shapes: shapes of the weights.
+        """
+        self._task = task
+        self._store = store
+        self._shapes = [tuple(shape) for shape in shapes]
+        self._slice_sum = slice_sum(local, task.clip_norm, self._signature())
+        self._pool = ThreadPoolExecutor(task.shards) if task.shards > 1 else None
+
+    def sum_of(self, round_number: int, cohort: Indices, weights: Arrays) -> Sums:
+        """Sum of the cohort's clipped updates on the grid C/2²⁰, int64, per weight array.
+
+        Args:
+            round_number: seeds shuffling and dropout.
+            cohort: positions of the clients; may be empty.
+            weights: float32, Keras order.
+        """
+        tensors = [tf.constant(w, tf.float32) for w in weights]
+        shards = _shards(cohort, self._store.sizes(cohort), self._task.shards)
+
+        def run(shard: Indices) -> Sums:
+            return _add_up(
+                self._shapes, (self._run(s, tensors) for s in self._cut(shard, round_number))
+            )
+
+        partial = map(run, shards) if self._pool is None else self._pool.map(run, shards)
+        return _add_up(self._shapes, partial)
+
+    def _cut(self, shard: Indices, round_number: int) -> Iterable[Slice]:
+        return cohort_clients.slices(
+            self._store,
+            shard,
+            columns=(self._task.features, self._task.label),
+            cap=self._task.examples_per_client,
+            seed=self._task.initial_seed,
+            round_number=round_number,
+        )
+
+    def _run(self, part: Slice, weights: Tensors) -> Sums:
+        sums = self._slice_sum(weights, part.features, part.labels, part.offsets, part.seeds)
+        return [s.numpy() for s in sums]
+
+    def _signature(self) -> list[Any]:
+        columns = [
+            self._store.manifest.column(name) for name in (self._task.features, self._task.label)
+        ]
+        features, labels = (
+            tf.TensorSpec([None, *column.shape], column.dtype) for column in columns
+        )
+        weights = [tf.TensorSpec(shape, tf.float32) for shape in self._shapes]
+        int32 = tf.TensorSpec([None], tf.int32)
+        return [weights, features, labels, int32, int32]
+
+
+def slice_sum(local: LocalUpdate, clip_norm: float, signature: list[Any]) -> Callable[..., Tensors]:
+    """Graph function from (weights, features, labels, offsets, seeds) to int32 sums."""
+
+    @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
+    def summed(weights: Tensors, features: Any, labels: Any, offsets: Any, seeds: Any) -> Tensors:
+        def client(index: Any, total: Tensors) -> tuple[Any, Tensors]:
+            rows = ClientRows(features, labels, offsets[index], offsets[index + 1], seeds[index])
+            steps = clip_to_grid(local(weights, rows), clip_norm)
+            return index + 1, [t + s for t, s in zip(total, steps, strict=True)]
+
+        zeros = [tf.zeros(tf.shape(w), tf.int32) for w in weights]
+        _, total = tf.while_loop(
+            lambda index, total: index < tf.shape(seeds)[0],
+            client,
+            (tf.constant(0), zeros),
+            parallel_iterations=1,
+        )
+        return list(total)
+
+    return summed  # type: ignore[no-any-return]
+
+
+def clip_to_grid(update: Tensors, clip_norm: float) -> Tensors:
+    """Clip an update to global L2 norm `clip_norm` and truncate it to int32 steps of C/2²⁰.
+
+    An update with any number that is not finite becomes zero, and so does one whose norm is.
+    """
+    wide = [tf.cast(u, tf.float64) for u in update]
+    # Squares of float32 never overflow a double.
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(w)) for w in wide]))
+    finite = tf.math.is_finite(norm)
+    shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))
+    factor = tf.where(finite, shrink * (GRID * _MARGIN / clip_norm), 0.0)
+    # NaN × 0 is NaN, so numbers are replaced, not only scaled.
+    safe = [tf.where(finite, w, 0.0) for w in wide]
+    return [tf.cast(w * factor, tf.int32) for w in safe]
+
+
+def _shards(cohort: Indices, sizes: Indices, count: int) -> list[Indices]:
+    """Clients dealt so that shards have about the same number of examples."""
+    if count == 1 or len(cohort) < 2:
+        return [cohort]
+    order = np.argsort(-sizes, kind="stable")
+    return [cohort[np.sort(order[k::count])] for k in range(count) if k < len(cohort)]
+
+
+def _add_up(shapes: Sequence[tuple[int, ...]], parts: Iterable[Sequence[npt.NDArray[Any]]]) -> Sums:
+    """Integer sum of partial sums; zeros for none."""
+    total = [np.zeros(shape, np.int64) for shape in shapes]
+    for part in parts:
+        for accumulated, array in zip(total, part, strict=True):
+            accumulated += array
+    return total

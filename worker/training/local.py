@@ -1,0 +1,124 @@
+"""What one client computes, as graph code: minibatch training or one gradient.
+
+The client's optimizer starts anew every time, so nothing passes from one client to the next. Raw
+updates made here go straight into the clip of `worker.training.federated` and nowhere else; no
+loss, count or timing of a client is kept.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from privacy_gateway.modelspec import measure
+from worker.task import ClientOptimizer, TrainingTask
+from worker.training.algorithms.registry import ClientRows, LocalUpdate
+from worker.training.models import Model
+
+Tensors: TypeAlias = list[Any]
+# (weights, gradients, slots, step counted from 1) → (weights, slots)
+Rule: TypeAlias = Callable[[Tensors, Tensors, Tensors, Any], tuple[Tensors, Tensors]]
+
+_MOMENTUM = 0.9
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
+# Activations of one batch of a full gradient; a larger client is summed batch by batch.
+_BATCH_BYTES = 32 << 20
+_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
+
+
+def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) -> LocalUpdate:
+    """Local epochs of minibatch steps; the update is last weights − first weights."""
+    rule = _rule(task.client_optimizer)
+    slots_per_weight = _SLOTS[task.client_optimizer.name]
+
+    def update(start_weights: Tensors, rows: ClientRows) -> Tensors:
+        batches = -((rows.start - rows.stop) // task.batch_size)
+
+        def step(number: Any, weights: Tensors, slots: Tensors) -> tuple[Any, Tensors, Tensors]:
+            first = rows.start + (number % batches) * task.batch_size
+            last = tf.minimum(first + task.batch_size, rows.stop)
+            gradients = _gradients(model, weights, rows, (first, last), number)
+            if proximal_mu:
+                gradients = [
+                    g + proximal_mu * (w - w0)
+                    for g, w, w0 in zip(gradients, weights, start_weights, strict=True)
+                ]
+            weights, slots = rule(weights, gradients, slots, number + 1)
+            return number + 1, weights, slots
+
+        slots = [tf.zeros_like(w) for _ in range(slots_per_weight) for w in start_weights]
+        _, weights, _ = tf.while_loop(
+            lambda number, weights, slots: number < batches * task.local_epochs,
+            step,
+            (tf.constant(0), start_weights, slots),
+            parallel_iterations=1,
+        )
+        return [w - w0 for w, w0 in zip(weights, start_weights, strict=True)]
+
+    return update
+
+
+def full_batch_gradient(task: TrainingTask, model: Model) -> LocalUpdate:
+    """−η × the mean gradient over all of the client's examples."""
+    per_example = max(1, measure(task.model).activation_bytes)
+    batch = max(1, min(_BATCH_BYTES // per_example, 1 << 20))
+    rate = task.client_optimizer.learning_rate
+
+    def update(weights: Tensors, rows: ClientRows) -> Tensors:
+        count = tf.cast(tf.maximum(rows.stop - rows.start, 1), tf.float32)
+
+        def step(first: Any, total: Tensors) -> tuple[Any, Tensors]:
+            last = tf.minimum(first + batch, rows.stop)
+            share = tf.cast(last - first, tf.float32) * (-rate) / count
+            gradients = _gradients(model, weights, rows, (first, last), first - rows.start)
+            return last, [t + share * g for t, g in zip(total, gradients, strict=True)]
+
+        _, total = tf.while_loop(
+            lambda first, total: first < rows.stop,
+            step,
+            (rows.start, [tf.zeros_like(w) for w in weights]),
+            parallel_iterations=1,
+        )
+        return list(total)
+
+    return update
+
+
+def _gradients(
+    model: Model, weights: Tensors, rows: ClientRows, part: tuple[Any, Any], step: Any
+) -> Tensors:
+    """Gradient of the mean loss over one batch."""
+    features, labels = rows.features[part[0] : part[1]], rows.labels[part[0] : part[1]]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        losses = model.loss(weights, features, labels, tf.stack([rows.seed, step]))
+        loss = tf.reduce_mean(losses)
+    return list(tape.gradient(loss, weights, unconnected_gradients="zero"))
+
+
+def _rule(optimizer: ClientOptimizer) -> Rule:
+    rate = optimizer.learning_rate
+
+    def sgd(weights: Tensors, gradients: Tensors, slots: Tensors, step: Any) -> Any:
+        return [w - rate * g for w, g in zip(weights, gradients, strict=True)], slots
+
+    def momentum(weights: Tensors, gradients: Tensors, slots: Tensors, step: Any) -> Any:
+        slots = [_MOMENTUM * v + g for v, g in zip(slots, gradients, strict=True)]
+        return [w - rate * v for w, v in zip(weights, slots, strict=True)], slots
+
+    def adam(weights: Tensors, gradients: Tensors, slots: Tensors, step: Any) -> Any:
+        means, squares = slots[: len(weights)], slots[len(weights) :]
+        means = [_BETA1 * m + (1 - _BETA1) * g for m, g in zip(means, gradients, strict=True)]
+        squares = [
+            _BETA2 * s + (1 - _BETA2) * tf.square(g)
+            for s, g in zip(squares, gradients, strict=True)
+        ]
+        power = tf.cast(step, tf.float32)
+        scale = rate * tf.sqrt(1 - tf.pow(_BETA2, power)) / (1 - tf.pow(_BETA1, power))
+        moved = [
+            w - scale * m / (tf.sqrt(s) + _EPSILON)
+            for w, m, s in zip(weights, means, squares, strict=True)
+        ]
+        return moved, [*means, *squares]
+
+    return {"sgd": sgd, "momentum": momentum, "adam": adam}[optimizer.name]

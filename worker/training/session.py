@@ -1,0 +1,64 @@
+"""One job inside the sandbox: its model, its stores, its answers.
+
+The only module that decides what is sent back, and it sends three things: first weights, a
+round's integer sum, metrics of the public test set.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kit.ragged import Manifest, RaggedStore
+from worker.task import TrainingTask
+from worker.training import models
+from worker.training.algorithms import dp_fedavg, dp_fedprox, dp_fedsgd  # noqa: F401 - register
+from worker.training.algorithms.registry import algorithm_of
+from worker.training.evaluation import Evaluation
+from worker.training.federated import FederatedRound
+
+Answer = tuple[dict[str, Any], list[np.ndarray[Any, Any]]]
+
+
+class Session:
+    """Everything a job's commands need, built once."""
+
+    def __init__(self, task: dict[str, Any], stores: dict[str, Any]) -> None:
+        """Configure TensorFlow, map the stores, build the model.
+
+        Args:
+            task: a `TrainingTask` as plain JSON values.
+            stores: "train" and perhaps "test" → manifest and file descriptors.
+        """
+        self._task = TrainingTask.model_validate(task)
+        # One thread per operation and one operation per shard: sums repeat bit for bit.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(self._task.shards)
+        train = _store(stores["train"])
+        scale = train.manifest.column(self._task.features).scale
+        self._model = models.build(self._task, scale=scale)
+        self._round = FederatedRound(
+            self._task,
+            train,
+            algorithm_of(self._task).local(self._task, self._model),
+            models.weight_shapes(self._model.keras_model),
+        )
+        test = stores.get("test")
+        self._evaluation = Evaluation(self._task, self._model, _store(test)) if test else None
+
+    def answer(self, header: dict[str, Any], arrays: list[np.ndarray[Any, Any]]) -> Answer:
+        """Answer one command; LookupError for an unknown one."""
+        match header["command"]:
+            case "initial_weights":
+                return {"ok": True}, self._model.initial_weights()
+            case "round":
+                return {"ok": True}, self._round.sum_of(header["round"], arrays[0], arrays[1:])
+            case "evaluate":
+                metrics = self._evaluation.metrics(arrays) if self._evaluation else {}
+                return {"ok": True, "metrics": metrics}, []
+        raise LookupError("unknown command")
+
+
+def _store(described: dict[str, Any]) -> RaggedStore:
+    """Map a store from inherited descriptors."""
+    return RaggedStore(Manifest.parse(described["manifest"]), described["descriptors"])
