@@ -17,8 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import ledger
-from jobs import states
+from jobs import settlement, states
 from jobs.errors import no_job
 from jobs.principal import Principal
 from jobs.services import Services
@@ -68,8 +67,7 @@ def decide(
         _record(session, principal, job, request, now)
         body = {"role": principal.role, "decision": request.decision}
         if request.decision == "reject":
-            ledger.settle(session, job_id=job.id, reason="approval rejected", facts={}, now=now)
-            states.move(session, job, "denied", now=now, body=body)
+            settlement.end(session, job, "denied", reason="approval rejected", now=now)
         elif _satisfied(session, job):
             states.move(session, job, "reserved", now=now, body=body)
             states.enqueue(session, job, now=now)
@@ -136,8 +134,8 @@ def _satisfied(session: Session, job: Job) -> bool:
 def _approved_by_role(session: Session, job_id: str) -> Counter[str]:
     """How many people of each role agreed."""
     query = (
-        sa.select(_APPROVAL.c.approver_role, sa.func.count())
+        sa.select(_APPROVAL.c.approver_role, sa.func.count().label("people"))
         .where(_APPROVAL.c.job_id == job_id, _APPROVAL.c.decision == "approve")
         .group_by(_APPROVAL.c.approver_role)
     )
-    return Counter({role: count for role, count in session.execute(query)})
+    return Counter({row.approver_role: row.people for row in session.execute(query)})

@@ -18,7 +18,14 @@ CODE = "floor"
 ALGORITHMS = ("dp_fedavg", "dp_fedsgd")
 
 
-def rules(settings: Settings, request: JobRequest, *, clients: int, delta: float) -> list[Rule]:
+def rules(
+    settings: Settings,
+    request: JobRequest,
+    *,
+    clients: int,
+    delta: float,
+    flops_per_round: int,
+) -> list[Rule]:
     """Every floor the request lies below; empty when it stands on all of them.
 
     Args:
@@ -26,6 +33,7 @@ def rules(settings: Settings, request: JobRequest, *, clients: int, delta: float
         request: the job asked for.
         clients: public number of people in the population.
         delta: δ of the population's budget.
+        flops_per_round: bound on the arithmetic of one round.
     """
     checks = [
         _at_least(
@@ -34,6 +42,7 @@ def rules(settings: Settings, request: JobRequest, *, clients: int, delta: float
         _at_least("noise_multiplier", request.noise_multiplier, settings.minimum_noise_multiplier),
         _at_least("dataset", clients, settings.minimum_population_clients),
         _delta_small(delta, clients),
+        _computable(flops_per_round, settings.maximum_flops_per_round),
     ]
     return [rule for rule in checks if rule is not None]
 
@@ -95,3 +104,11 @@ def _delta_small(delta: float, clients: int) -> Rule | None:
         return None
     message = f"the budget's delta is {delta}; it must be at most 1/(10 · {clients})"
     return Rule(code=CODE, field="dataset", message=message, value=delta, limit=float(limit))
+
+
+def _computable(flops: int, most: int) -> Rule | None:
+    """One round must end while the sandbox may run."""
+    if flops <= most:
+        return None
+    message = f"one round may need {flops:.3g} operations; at most {most:.3g} are allowed"
+    return Rule(code=CODE, field="model.architecture", message=message, value=flops, limit=most)

@@ -8,7 +8,17 @@ This module must never hold behaviour.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, LargeBinary, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 # Imported for the tables that foreign keys below name.
@@ -145,7 +155,12 @@ class Idempotency(SQLModel, table=True):
     principal_id: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     request_hash: str
-    job_id: str = Field(foreign_key="job.id")
+    # Deferred: the key is taken before its job is written, so that equal posts wait for the first.
+    job_id: str = Field(
+        sa_column=Column(
+            String, ForeignKey("job.id", deferrable=True, initially="DEFERRED"), nullable=False
+        )
+    )
     created_at: int = Field(sa_type=BigInteger)
 
 

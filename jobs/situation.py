@@ -1,0 +1,131 @@
+"""The facts a request is judged against, read at one moment: data set, budget, rules, history.
+
+A situation is read twice: without a lock for quotes and for asking the policy, and again under
+the budget's lock at admission. `versions` says whether anything that was decided on has moved in
+between. It must never hold anything computed on clients' data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import filter as budget_filter
+from accounting import ledger
+from accounting.ledger import Balance, QuotaBalance
+from jobs.principal import Principal
+from jobs.tables import Job
+from jobs.tables_datasets import Dataset
+from kit.clock import from_micros
+from policies import revisions
+from policies.engine import Revision
+from privacy_gateway.errors import FieldError, Refused
+
+_JOB = Job.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What one researcher did on one population before."""
+
+    jobs: int
+    charged_nano: int
+    last_job_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything outside the request that its price and verdict depend on.
+
+    Attributes:
+        dataset: the immutable version that is asked for.
+        balance: its people's budget; `clients` is their public number.
+        share: the researcher's own part of it, None without a quota.
+        revision: the owner's active policy.
+        history: what this researcher did before.
+    """
+
+    dataset: Dataset
+    balance: Balance
+    share: QuotaBalance | None
+    revision: Revision
+    history: History
+
+    @property
+    def versions(self) -> tuple[str, int, bool, int]:
+        """Changes whenever a decision made on this situation could come out otherwise."""
+        return (
+            self.revision.id,
+            self.dataset.version,
+            self.dataset.frozen,
+            self.balance.version,
+        )
+
+    def admits(self, cost: tuple[int, ...]) -> bool:
+        """Whether budget and quota both have room for a cost vector, in pico-nats."""
+        return self.budget_admits(cost) and self.share_admits(cost)
+
+    def budget_admits(self, cost: tuple[int, ...]) -> bool:
+        """Whether the population's budget has room."""
+        return self.balance.admits(cost)
+
+    def share_admits(self, cost: tuple[int, ...]) -> bool:
+        """Whether the researcher's quota has room; always without a quota."""
+        return self.share is None or self.share.admits(cost)
+
+
+def read(session: Session, principal: Principal, dataset_id: str) -> Situation:
+    """The situation of one caller and one data set, as this transaction sees it.
+
+    Raises:
+        Refused: `not_found` for a data set that is absent, has no active policy, or belongs to
+            another owner; the three look alike.
+    """
+    dataset = _dataset(session, principal, dataset_id)
+    revision = revisions.active(session, dataset_id)
+    if dataset is None or revision is None:
+        raise _nowhere(dataset_id)
+    balance = ledger.balance(session, dataset.population_id)
+    quota = ledger.quota(session, balance.population_id, principal.id, delta=balance.terms.delta)
+    return Situation(
+        dataset=dataset,
+        balance=balance,
+        share=None if quota.terms is None else quota,
+        revision=revision,
+        history=_history(session, principal, balance, quota),
+    )
+
+
+def charged_nano(balance: Balance, charged: tuple[int, ...]) -> int:
+    """A researcher's part of what was charged, read on the budget's odometer, 1e-9, rounded up."""
+    return budget_filter.epsilon_spent_nano(balance.terms, charged)
+
+
+def _dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset | None:
+    """The row as it is now, or None when it is not the caller's to see."""
+    row = session.get(Dataset, dataset_id, populate_existing=True)
+    if row is None or (principal.role == "owner" and row.owner_id != principal.id):
+        return None
+    return row
+
+
+def _history(
+    session: Session, principal: Principal, balance: Balance, quota: QuotaBalance
+) -> History:
+    query = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
+        _JOB.c.researcher_id == principal.id, _JOB.c.population_id == balance.population_id
+    )
+    jobs, last = session.execute(query).one()
+    return History(
+        jobs=jobs,
+        charged_nano=charged_nano(balance, quota.charged),
+        last_job_at=None if last is None else from_micros(last),
+    )
+
+
+def _nowhere(dataset_id: str) -> Refused:
+    fault = FieldError("dataset", "there is no such dataset, or it is not open to you", dataset_id)
+    return Refused("not_found", f"there is no dataset {dataset_id} open to you", errors=[fault])
