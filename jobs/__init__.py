@@ -1,0 +1,1 @@
+"""Use cases: admission, life cycle, rounds, settlement, outbox."""
