@@ -1,0 +1,10 @@
+"""`privacy-gateway`: the command line of everybody who talks to a gateway.
+
+Every habit is one command; every listing can be JSON; every refusal says what to do next. Commands
+here go over HTTP or work offline; the server distribution hangs its own on by the entry-point
+group `privacy_gateway.commands`. Nothing here may know a database.
+"""
+
+from privacy_gateway.cli.main import main
+
+__all__ = ["main"]

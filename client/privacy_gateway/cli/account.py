@@ -1,0 +1,59 @@
+"""`login`, `logout`, `whoami`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from privacy_gateway.cli import credentials
+from privacy_gateway.cli.output import Form, Format, facts, note
+from privacy_gateway.client import DEFAULT_PORT
+from privacy_gateway.connection import Connection
+from privacy_gateway.views import LoginView
+
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+
+
+def login(
+    email: Annotated[str, typer.Option(help="Address of the account.", prompt=True)],
+    url: Annotated[
+        str, typer.Option(envvar="PRIVACY_GATEWAY_URL", help="Address of the gateway.")
+    ] = DEFAULT_URL,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+) -> None:
+    """Log in and keep the token for later commands (a file that only you can read).
+
+    The password comes from PRIVACY_GATEWAY_PASSWORD, from standard input, or is asked for; never
+    from the command line, where others could see it.
+    """
+    body = {"email": email, "password": _password(password_stdin)}
+    answer = Connection(url).post("/v1/login", body, repeatable=True)
+    view = LoginView.model_validate(answer)
+    file = credentials.save(
+        credentials.Credentials(url, email, view.role, view.token, view.expires_at)
+    )
+    typer.echo(f"logged in to {url} as {email} ({view.role}) until {view.expires_at}")
+    note(f"the token is kept in {file}")
+
+
+def logout() -> None:
+    """Forget the stored token."""
+    typer.echo("logged out" if credentials.forget() else "there was no stored login")
+
+
+def whoami(form: Format = Form.table) -> None:
+    """The account behind the token."""
+    with credentials.connect() as domain:
+        facts(form, domain.me, {"gateway": domain.connection.url} | domain.me.model_dump())
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    given = os.environ.get("PRIVACY_GATEWAY_PASSWORD")
+    return given or str(typer.prompt("Password", hide_input=True, err=True))

@@ -1,0 +1,54 @@
+"""`dataset`: register a file, list what can be named in a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privacy_gateway.cli.credentials import connect
+from privacy_gateway.cli.files import read_json
+from privacy_gateway.cli.output import Form, Format, facts, listing
+from privacy_gateway.errors import invalid
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: registered by owners, named in jobs.")
+
+_COLUMNS = ["id", "name", "version", "population", "clients", "classes", "policy", "frozen"]
+
+
+@app.command("register")
+def register(
+    manifest: Annotated[Path, typer.Argument(help="JSON manifest, `-` for standard input.")],
+    file: Annotated[Path, typer.Argument(help="The NPZ or CSV file the manifest describes.")],
+    on_server: Annotated[
+        bool, typer.Option("--on-server", help="FILE is a path at the gateway; upload nothing.")
+    ] = False,
+    form: Format = Form.table,
+) -> None:
+    """Register a data file as the next version of a data set."""
+    described = read_json(manifest, "manifest")
+    if not on_server and not file.is_file():
+        raise invalid("file", f"{file} is not a file here; use --on-server for one at the gateway")
+    with connect() as domain:
+        view = domain.owner.register_dataset(described, file, on_server=on_server).view
+        shown = {column: getattr(view, column) for column in [*_COLUMNS, "digest"]}
+        shown["assets"] = [f"{asset['name']} {asset['id']}" for asset in view.assets]
+        facts(form, view, shown)
+
+
+@app.command("list")
+def list_datasets(form: Format = Form.table) -> None:
+    """The data sets you can see."""
+    with connect() as domain:
+        listing(form, [dataset.view for dataset in domain.datasets], _COLUMNS)
+
+
+@app.command("show")
+def show(
+    dataset: Annotated[str, typer.Argument(help="Id of the data set.")],
+    form: Format = Form.table,
+) -> None:
+    """Schema, public constants and assets of a data set; never content."""
+    with connect() as domain:
+        facts(form, domain.dataset(dataset).view)

@@ -1,0 +1,463 @@
+"""Owner files: honest ones come out grouped and complete, hostile ones are refused by name."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.ingest import Ingested, ingest
+from jobs.ingest_source import LIMITS, Limits
+from kit.ragged import RaggedStore, damaged_files
+from privacy_gateway.errors import Refused
+from privacy_gateway.schemas import Manifest
+
+SECRET = "4217.25"
+
+
+def manifest(**changes: Any) -> Manifest:
+    """A manifest of `columns()`, or of `lines()`, with changes."""
+    base: dict[str, Any] = {
+        "name": "digits",
+        "population": "pop_1",
+        "client": "who",
+        "features": ["x"],
+        "label": "y",
+        "format": "npz",
+        "classes": 3,
+    }
+    return Manifest(**(base | changes))
+
+
+def columns(**changes: Any) -> dict[str, Any]:
+    """Six rows of three clients, out of order."""
+    base: dict[str, Any] = {
+        "x": np.arange(12, dtype=np.float32).reshape(6, 2),
+        "y": np.array([0, 1, 2, 0, 1, 2]),
+        "who": np.array([7, 3, 7, 5, 3, 7]),
+    }
+    return base | changes
+
+
+class Files:
+    """Writes owner files below one directory and ingests them."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.stores = home / "datasets"
+
+    def npz(self, **arrays: Any) -> Path:
+        np.savez(self.home / "data.npz", **columns(**arrays))
+        return self.home / "data.npz"
+
+    def text(self, text: str | bytes) -> Path:
+        path = self.home / "data.csv"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    def take(
+        self, source: Path, clients: int = 3, limits: Limits = LIMITS, **changes: Any
+    ) -> Ingested:
+        return ingest(
+            manifest(**changes), source, clients=clients, directory=self.stores, limits=limits
+        )
+
+    def refused(self, source: Path, field: str, **options: Any) -> Refused:
+        with pytest.raises(Refused) as caught:
+            self.take(source, **options)
+        assert [error.field for error in caught.value.errors] == [field]
+        assert SECRET not in caught.value.diagnostics()
+        # A refusal leaves no file of the owner behind.
+        assert not self.stores.exists() or list(self.stores.iterdir()) == []
+        return caught.value
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def rows_of(store: RaggedStore, client: int) -> list[list[float]]:
+    start, stop = store.offsets[client], store.offsets[client + 1]
+    return store.column("features")[start:stop].tolist()  # type: ignore[no-any-return]
+
+
+def csv_text(*lines: str) -> str:
+    return "\n".join(["who,a,b,y", *lines, ""])
+
+
+CSV = {"format": "csv", "features": ["a", "b"]}
+
+
+def test_rows_are_grouped_by_client_in_the_order_of_the_file(files: Files) -> None:
+    made = files.take(files.npz())
+    store = RaggedStore.open(made.store)
+    assert (made.clients, made.examples, store.clients) == (3, 6, 3)
+    assert rows_of(store, 0) == [[2, 3], [8, 9]]
+    assert rows_of(store, 1) == [[6, 7]]
+    assert rows_of(store, 2) == [[0, 1], [4, 5], [10, 11]]
+    assert store.column("label").tolist() == [1, 1, 0, 0, 2, 2]
+    assert store.column("label").dtype == np.int32
+    assert damaged_files(made.store) == []
+
+
+def test_csv_and_npz_of_the_same_records_are_the_same_version(files: Files) -> None:
+    lines = ["c7,0,1,0", "c3,2,3,1", "c7,4,5,2", "c5,6,7,0", "c3,8,9,1", "c7,10,11,2"]
+    from_text = files.take(files.text(csv_text(*lines)), **CSV)
+    shuffled = [lines[i] for i in (3, 0, 1, 2, 4, 5)]
+    again = files.take(files.text(csv_text(*shuffled)), **CSV)
+    assert from_text.digest == files.take(files.npz()).digest == again.digest
+    assert len(list(files.stores.iterdir())) == 1
+
+
+def test_the_digest_follows_content_and_public_constants(files: Files) -> None:
+    source = files.npz()
+    digests = {
+        files.take(source).digest,
+        files.take(source, scale=0.5).digest,
+        files.take(source, classes=4).digest,
+        files.take(source, examples_per_client=2).digest,
+        files.take(files.npz(y=np.array([0, 1, 2, 0, 1, 1]))).digest,
+    }
+    assert len(digests) == 5
+
+
+def test_names_and_tags_are_not_content(files: Files) -> None:
+    source = files.npz()
+    assert files.take(source).digest == files.take(source, name="b", tags=["t"]).digest
+
+
+def test_a_client_keeps_at_most_the_public_number_of_rows(files: Files) -> None:
+    store = RaggedStore.open(files.take(files.npz(), examples_per_client=1).store)
+    assert np.diff(store.offsets).tolist() == [1, 1, 1]
+    assert rows_of(store, 2) == [[0, 1]]
+
+
+def test_bytes_stay_bytes_and_the_scale_is_left_to_readers(files: Files) -> None:
+    made = files.take(files.npz(x=np.full((6, 2, 2), 255, np.uint8)), scale=1 / 255)
+    column = RaggedStore.open(made.store).manifest.column("features")
+    assert (column.dtype, column.shape, column.scale) == ("uint8", (2, 2), 1 / 255)
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f2", "float64"])
+def test_other_floats_become_native_single_precision(files: Files, dtype: str) -> None:
+    made = files.take(files.npz(x=np.arange(12).reshape(6, 2).astype(dtype)))
+    assert made.feature_dtype == "float32"
+    assert rows_of(RaggedStore.open(made.store), 1) == [[6, 7]]
+
+
+def test_fortran_order_and_compression_change_nothing(files: Files) -> None:
+    plain = files.take(files.npz())
+    np.savez_compressed(files.home / "f.npz", **columns(x=np.asfortranarray(columns()["x"])))
+    assert files.take(files.home / "f.npz").digest == plain.digest
+
+
+def test_several_arrays_are_one_feature_vector(files: Files) -> None:
+    source = files.npz(x2=np.arange(6, dtype=np.float32) * 100)
+    made = files.take(source, features=["x", "x2"])
+    assert made.feature_shape == (3,)
+    assert rows_of(RaggedStore.open(made.store), 1) == [[6, 7, 300]]
+
+
+def test_without_classes_a_label_is_a_quantity(files: Files) -> None:
+    made = files.take(files.npz(y=np.linspace(0, 1, 6)), classes=None)
+    assert made.label_dtype == "float32"
+
+
+def test_marked_rows_become_the_public_test_split(files: Files) -> None:
+    made = files.take(files.npz(held=np.array([0, 1, 0, 0, 1, 0])), clients=2, test="held")
+    assert (made.clients, made.examples, made.test_examples) == (2, 4, 2)
+    assert made.test_store is not None
+    public = RaggedStore.open(made.test_store)
+    assert public.clients == 1
+    assert rows_of(public, 0) == [[2, 3], [8, 9]]
+
+
+def test_separate_arrays_become_the_public_test_split(files: Files) -> None:
+    source = files.npz(tx=np.ones((2, 2), np.float32), ty=np.array([1, 2]))
+    made = files.take(source, test_features="tx", test_label="ty")
+    assert made.test_store is not None
+    assert RaggedStore.open(made.test_store).column("label").tolist() == [1, 2]
+
+
+def test_nobody_is_both_in_training_and_in_test(files: Files) -> None:
+    refusal = files.refused(
+        files.npz(held=np.array([1, 0, 0, 0, 0, 0])), "manifest.test", test="held"
+    )
+    assert refusal.errors[0].value == 1
+
+
+@pytest.mark.parametrize("declared", [1, 2, 4, 1000])
+def test_a_wrong_number_of_people_is_refused_with_both_numbers(files: Files, declared: int) -> None:
+    refusal = files.refused(files.npz(), "manifest.population", clients=declared)
+    assert (refusal.errors[0].value, refusal.errors[0].limit) == (3, declared)
+    assert "3" in refusal.detail
+    assert str(declared) in refusal.detail
+
+
+@pytest.mark.parametrize(
+    ("field", "arrays", "changes"),
+    [
+        ("manifest.features[0]", {"x": np.array([[float(SECRET)], [np.nan]] * 3)}, {}),
+        ("manifest.features[0]", {"x": np.array([[float(SECRET)], [np.inf]] * 3)}, {}),
+        ("manifest.features[0]", {"x": np.full((6, 1), 1e300)}, {}),
+        ("manifest.features[0]", {"x": np.array(["a"] * 6)}, {}),
+        ("manifest.features[0]", {"x": np.zeros((6, 1), np.complex128)}, {}),
+        ("manifest.features[0]", {"x": np.zeros((6, 1, 1, 1, 1, 1))}, {}),
+        ("manifest.features[0]", {}, {"features": ["absent"]}),
+        ("manifest.features", {"x": np.zeros((6, 0))}, {}),
+        ("manifest.features", {"x": np.zeros((6, 1), np.uint64)}, {}),
+        ("manifest.features", {}, {"features": ["x", "y"]}),
+        ("manifest.label", {"y": np.array([0, 1, 3, 0, 1, 2])}, {}),
+        ("manifest.label", {"y": np.array([0, 1, -1, 0, 1, 2])}, {}),
+        ("manifest.label", {"y": np.array([0, 1, 0.5, 0, 1, 2])}, {}),
+        ("manifest.label", {"y": np.array([0, 1, np.nan, 0, 1, 2])}, {}),
+        ("manifest.label", {"y": np.array([0, 1, np.nan, 0, 1, 2])}, {"classes": None}),
+        ("manifest.label", {"y": np.zeros((6, 2))}, {}),
+        ("manifest.label", {"y": np.zeros(5)}, {}),
+        ("manifest.client", {"who": np.zeros(6)}, {}),
+        ("manifest.client", {"who": np.zeros(())}, {}),
+        ("manifest.client", {"who": np.array(["x" * 2000] * 6)}, {}),
+        ("manifest.test", {"held": np.array([0, 1, 2, 0, 0, 0])}, {"test": "held"}),
+        ("manifest.test", {"held": np.zeros(6)}, {"test": "held"}),
+        ("manifest.test_label", {}, {"test_features": "x"}),
+        ("manifest.test", {}, {"test": "who2", "test_features": "x", "test_label": "y"}),
+        (
+            "manifest.test_features",
+            {"tx": np.ones((2, 3), np.float32), "ty": np.array([1, 2])},
+            {"test_features": "tx", "test_label": "ty"},
+        ),
+        (
+            "manifest.test_label",
+            {"tx": np.ones((2, 2), np.float32), "ty": np.array([1, 2, 0])},
+            {"test_features": "tx", "test_label": "ty"},
+        ),
+        ("source", {"x": np.zeros((0, 2)), "y": np.zeros(0, int), "who": np.zeros(0, int)}, {}),
+    ],
+)
+def test_bad_columns_are_refused_by_their_name(
+    files: Files, field: str, arrays: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    files.refused(files.npz(**arrays), field, **changes)
+
+
+class Bomb:
+    """Unpickling this would tell; nothing may unpickle it."""
+
+    opened: list[str] = []  # noqa: RUF012
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return Bomb.opened.append, ("boom",)
+
+
+@pytest.mark.parametrize("column", ["x", "y", "who"])
+def test_pickled_objects_are_refused_unopened(files: Files, column: str) -> None:
+    source = files.npz(**{column: np.array([Bomb()] * 6, dtype=object)})
+    field = {"x": "manifest.features[0]", "y": "manifest.label", "who": "manifest.client"}[column]
+    assert "object" in files.refused(source, field).detail
+    assert Bomb.opened == []
+
+
+def npy(shape: str, descr: str = "'<f4'", data: bytes = b"", pad: int = 0) -> bytes:
+    """A .npy file with a chosen header, version 2.0."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * pad + b"\n"
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header + data
+
+
+def archive(files: Files, x: bytes, **options: Any) -> Path:
+    """An NPZ whose member `x` is given byte for byte."""
+    path = files.home / "made.npz"
+    with zipfile.ZipFile(path, "w", **options) as target:
+        for name in ("y", "who"):
+            buffer = io.BytesIO()
+            np.save(buffer, columns()[name])
+            target.writestr(f"{name}.npy", buffer.getvalue())
+        target.writestr("x.npy", x)
+    return path
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        npy("(6, 100000000000000)"),
+        npy("(6, 2)", data=b"\0" * 47),
+        npy("(6, 2)", data=b"\0" * 49),
+        npy("(6, -2)"),
+        npy("(True, 2)"),
+        npy("6"),
+        npy("__import__('os').system('true')"),
+        npy("(6,)", descr="[('a', '<f4')]", data=b"\0" * 24),
+        npy("(6,)", descr="'|V4'", data=b"\0" * 24),
+        npy("(6, 2)", pad=50_000),
+        b"\x93NUMPY\x09\x00",
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        b"not an array",
+        b"",
+    ],
+)
+def test_lying_headers_are_refused(files: Files, x: bytes) -> None:
+    files.refused(archive(files, x), "manifest.features[0]")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(files: Files) -> None:
+    bomb = npy("(64000000,)", data=b"\0" * 256_000_000)
+    source = archive(files, bomb, compression=zipfile.ZIP_DEFLATED)
+    assert source.stat().st_size < 1_000_000
+    refusal = files.refused(source, "source", limits=replace(LIMITS, unpacked_bytes=100_000_000))
+    assert refusal.code == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        (replace(LIMITS, file_bytes=100), "source"),
+        (replace(LIMITS, members=2), "source"),
+        (replace(LIMITS, rows=5), "manifest.features[0]"),
+        (replace(LIMITS, row_elements=1), "manifest.features"),
+    ],
+)
+def test_every_limit_holds(files: Files, limits: Limits, field: str) -> None:
+    assert files.refused(files.npz(), field, limits=limits).code == "too_large"
+
+
+def damaged(source: Path, change: Callable[[bytearray], object]) -> Path:
+    data = bytearray(source.read_bytes())
+    change(data)
+    source.write_bytes(data)
+    return source
+
+
+def test_a_truncated_archive_is_refused(files: Files) -> None:
+    files.refused(damaged(files.npz(), lambda data: data.__delitem__(slice(200, None))), "source")
+
+
+def test_a_flipped_bit_in_an_array_is_refused(files: Files) -> None:
+    def flip(data: bytearray) -> None:
+        at = bytes(data).index(columns()["x"].tobytes())
+        data[at + 5] ^= 1
+
+    files.refused(damaged(files.npz(), flip), "source")
+
+
+def test_an_encrypted_archive_is_refused(files: Files) -> None:
+    def encrypt(data: bytearray) -> None:
+        for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+            at = -1
+            while (at := data.find(mark, at + 1)) >= 0:
+                data[at + offset] |= 1
+
+    files.refused(damaged(files.npz(), encrypt), "source")
+
+
+def test_a_member_named_twice_is_refused(files: Files) -> None:
+    source = files.npz()
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(source, "a") as target:
+        target.writestr("x.npy", b"")
+    files.refused(source, "source")
+
+
+@pytest.mark.parametrize("name", ["data.csv", "absent.npz"])
+def test_what_is_no_archive_is_refused(files: Files, name: str) -> None:
+    files.text(csv_text("a,1,2,0"))
+    files.refused(files.home / name, "source")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("", "manifest.features[0]"),
+        ("who,a,b\nc,1,2\n", "manifest.label"),
+        ("who,a,a,b,y\nc,1,1,2,0\n", "manifest.features[0]"),
+        ("who,a,b,y\n", "source"),
+        (csv_text(f"c,{SECRET},2"), "source"),
+        (csv_text(f"c,{SECRET},2,0,9"), "source"),
+        (csv_text(f"c,{SECRET}x,2,0"), "manifest.features[0]"),
+        (csv_text("c,1_0,2,0"), "manifest.features[0]"),
+        (csv_text("c,nan,2,0"), "manifest.features[0]"),
+        (csv_text("c,1e999,2,0"), "manifest.features[0]"),
+        (csv_text("c,,2,0"), "manifest.features[0]"),
+        (csv_text("c,1,2,"), "manifest.label"),
+        (csv_text("c,1,2,1.5"), "manifest.label"),
+        (csv_text("c,1,2,7"), "manifest.label"),
+        (csv_text(" ,1,2,0"), "manifest.client"),
+        (csv_text("x" * 2000 + ",1,2,0"), "manifest.client"),
+        (csv_text('"c,1,2,0'), "source"),
+        (csv_text('"c"x,1,2,0'), "source"),
+        (b"who,a,b,y\nc\xff,1,2,0\n", "source"),
+        (csv_text("c" + "1" * 2_000_000), "source"),
+    ],
+)
+def test_bad_text_is_refused_without_repeating_it(
+    files: Files, text: str | bytes, field: str
+) -> None:
+    files.refused(files.text(text), field, clients=1, **CSV)
+
+
+def test_row_numbers_are_told_and_values_are_not(files: Files) -> None:
+    lines = ["c,1,2,0", "c,1,2,0", f"c,1,{SECRET}!,0"]
+    refusal = files.refused(files.text(csv_text(*lines)), "manifest.features[1]", clients=1, **CSV)
+    assert "row 3" in refusal.detail
+
+
+def test_a_test_column_in_text_takes_words_and_digits(files: Files) -> None:
+    text = "who,a,b,y,held\nc,1,2,0,0\nd,3,4,1,1\ne,5,6,2,False\nf,7,8,0,true\n"
+    made = files.take(files.text(text), clients=2, test="held", **CSV)
+    assert made.test_examples == 2
+    files_again = files.text(text.replace("true", SECRET))
+    with pytest.raises(Refused, match=r"row 4") as caught:
+        files.take(files_again, clients=2, test="held", **CSV)
+    assert SECRET not in caught.value.diagnostics()
+
+
+def test_text_limits_hold_while_streaming(files: Files) -> None:
+    source = files.text(csv_text(*["c,1,2,0"] * 100))
+    for limits in (replace(LIMITS, rows=99), replace(LIMITS, unpacked_bytes=8 * 99)):
+        refusal = files.refused(source, "source", clients=1, limits=limits, **CSV)
+        assert refusal.code == "too_large"
+
+
+def test_byte_order_mark_blank_lines_and_crlf_are_ordinary(files: Files) -> None:
+    text = "\ufeffwho, a ,b,y\r\n\r\nc,1,2,0\r\n"
+    assert files.take(files.text(text), clients=1, **CSV).examples == 1
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=1, max_size=60))
+def test_every_record_is_kept_once_beside_its_client(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, int]]
+) -> None:
+    files = Files(tmp_path_factory.mktemp("any"))
+    who, y = (np.array(part) for part in zip(*records, strict=True))
+    x = np.arange(len(records), dtype=np.float32)
+    ids = np.unique(who)
+    store = RaggedStore.open(files.take(files.npz(x=x, y=y, who=who), clients=len(ids)).store)
+    for client, owner in enumerate(ids):
+        assert rows_of(store, client) == x[who == owner].reshape(-1, 1).tolist()
+    assert store.manifest.examples == len(records)
+
+
+def test_real_writers(files: Files, shared_data: Path) -> None:
+    made = files.take(
+        shared_data / "mnist_by_writer.npz",
+        clients=539,
+        client="writer_train",
+        features=["x_train"],
+        label="y_train",
+        classes=10,
+        test_features="x_test",
+        test_label="y_test",
+        scale=1 / 255,
+    )
+    sizes = np.diff(RaggedStore.open(made.store).offsets)
+    assert (sizes.min(), np.median(sizes), sizes.max()) == (19, 116, 131)
+    assert (made.examples, made.test_examples, made.feature_shape) == (60000, 10000, (28, 28))
