@@ -1,0 +1,1 @@
+"""Privacy arithmetic and the ledger: plan, price, filter, entries."""

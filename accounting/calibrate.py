@@ -1,0 +1,190 @@
+"""Inverse questions: most rounds, least noise, largest cohort, how many more jobs.
+
+Every answer is rounded towards privacy and proven before it is given: the answer is admitted by
+the filter at the authoritative price, one step further is refused. The search itself runs on the
+fast engine. Answers must never be used for admission; that is the ledger's decision alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from accounting import filter as admission
+from accounting.curve import Price, price
+from accounting.mechanism import MAX_NOISE, MAX_ROUNDS, MIN_NOISE, Mechanism
+from accounting.plan import TrainingPlan
+from privacy_gateway import rdp
+from privacy_gateway.errors import Refused
+
+# Noise multipliers are answered on a grid of 1e-4; a finer one would be noise of its own.
+NOISE_STEPS_PER_UNIT: Final = 10_000
+
+
+class Account(Protocol):
+    """Anything with limits and spending: a population's balance, or a researcher's quota."""
+
+    @property
+    def limits(self) -> tuple[int, ...]: ...
+    @property
+    def charged(self) -> tuple[int, ...]: ...
+    @property
+    def reserved(self) -> tuple[int, ...]: ...
+
+
+def admits(
+    account: Account, mechanism: Mechanism, units: int, *, quota: Account | None = None
+) -> bool:
+    """Whether `units` of the mechanism would be admitted now; False for a refused price."""
+    try:
+        cost = price(mechanism).total(units)
+    except Refused:
+        return False
+    return _fits(account, cost) and (quota is None or _fits(quota, cost))
+
+
+def max_rounds(account: Account, mechanism: Mechanism, *, quota: Account | None = None) -> int:
+    """Most charge units that fit, closed form; 0 when not even one does."""
+    per_round = price(mechanism).per_round
+    most = min(
+        MAX_ROUNDS,
+        rdp.INT64_MAX // max(per_round),
+        _most(account, per_round),
+        MAX_ROUNDS if quota is None else _most(quota, per_round),
+    )
+    return max(0, most)
+
+
+def how_many_more(
+    account: Account, cost: Price, rounds: int, *, quota: Account | None = None
+) -> int:
+    """How many more jobs of `rounds` charge units at this price fit; 0 when none."""
+    try:
+        total = cost.total(rounds)
+    except Refused:
+        return 0
+    return min(_most(account, total), _most(quota, total) if quota else rdp.INT64_MAX)
+
+
+def min_noise(
+    account: Account,
+    plan: TrainingPlan,
+    *,
+    quota: Account | None = None,
+    least: float = MIN_NOISE,
+) -> float | None:
+    """Least noise multiplier, on a grid of 1e-4, at which the plan is admitted.
+
+    Args:
+        account: the budget.
+        plan: everything but the noise.
+        quota: the researcher's share, when there is one.
+        least: floor below which no answer is given.
+
+    Returns:
+        The noise multiplier, or None when no allowed noise is enough.
+    """
+    low = max(1, -(-round(least * 10**9) // (10**9 // NOISE_STEPS_PER_UNIT)))
+    ceiling = MAX_NOISE
+    if plan.clip_count_noise is not None:
+        ceiling = min(ceiling, 2.0 * plan.clip_count_noise)
+    high = int(ceiling * NOISE_STEPS_PER_UNIT)
+    if plan.clip_count_noise is not None:
+        high -= 1
+
+    def quick(step: int) -> bool:
+        return _quick(account, quota, lambda: _at_noise(plan, step))
+
+    def proven(step: int) -> bool:
+        return low <= step <= high and _proven(account, quota, lambda: _at_noise(plan, step))
+
+    found = _least(quick, proven, low, high)
+    return None if found is None else found / NOISE_STEPS_PER_UNIT
+
+
+def max_cohort(account: Account, plan: TrainingPlan, *, quota: Account | None = None) -> int | None:
+    """Largest expected cohort at which the plan is admitted, or None when not even one client.
+
+    Without sampling (and for trees) the cohort is no free number: the plan's own or None.
+    """
+    if plan.sampling == "none":
+        fits = _proven(account, quota, lambda: plan)
+        return plan.clients_per_round if fits else None
+    clients = plan.population_clients
+
+    # Bisection looks for the least true value, so the cohort is counted down from N.
+    def quick(step: int) -> bool:
+        return _quick(account, quota, lambda: plan.changed(clients_per_round=clients - step))
+
+    def proven(step: int) -> bool:
+        return 0 <= step < clients and _proven(
+            account, quota, lambda: plan.changed(clients_per_round=clients - step)
+        )
+
+    found = _least(quick, proven, 0, clients - 1)
+    return None if found is None else clients - found
+
+
+def _at_noise(plan: TrainingPlan, step: int) -> TrainingPlan:
+    return plan.changed(noise_multiplier=step / NOISE_STEPS_PER_UNIT)
+
+
+def _least(
+    quick: Callable[[int], bool], proven: Callable[[int], bool], low: int, high: int
+) -> int | None:
+    """Least step that is proven while the one before it is not; both predicates are monotone."""
+    if low > high or not quick(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if quick(middle):
+            high = middle
+        else:
+            low = middle + 1
+    # The engines differ in the last digits, so the answer may lie one step beside.
+    if not proven(low):
+        return low + 1 if proven(low + 1) else None
+    while proven(low - 1):
+        low -= 1
+    return low
+
+
+def _quick(account: Account, quota: Account | None, make: Callable[[], TrainingPlan]) -> bool:
+    """The independent engine alone, at the orders that have room; a refused plan does not fit."""
+    try:
+        plan = make()
+    except Refused:
+        return False
+    mechanism, units = plan.mechanism.canonical(), plan.charge_units
+    return all(
+        _quick_fits(_room(part), mechanism, units) for part in (account, quota) if part is not None
+    )
+
+
+def _quick_fits(room: Sequence[int], mechanism: dict[str, object], units: int) -> bool:
+    open_orders = [i for i, left in enumerate(room) if left > 0]
+    values = rdp.curve(mechanism, [rdp.ORDERS[i] for i in open_orders])
+    return any(
+        value * units * rdp.PICO <= room[i] for i, value in zip(open_orders, values, strict=True)
+    )
+
+
+def _proven(account: Account, quota: Account | None, make: Callable[[], TrainingPlan]) -> bool:
+    try:
+        plan = make()
+    except Refused:
+        return False
+    return admits(account, plan.mechanism, plan.charge_units, quota=quota)
+
+
+def _fits(account: Account, cost: Sequence[int]) -> bool:
+    return admission.admits(account.limits, account.charged, account.reserved, cost)
+
+
+def _room(account: Account) -> tuple[int, ...]:
+    return admission.room(account.limits, account.charged, account.reserved)
+
+
+def _most(account: Account, cost: Sequence[int]) -> int:
+    """Largest multiple of `cost` that some order can take."""
+    return max(left // part for left, part in zip(_room(account), cost, strict=True))

@@ -1,0 +1,74 @@
+"""Refusals of the accountant, each with the facts that let a person act on it.
+
+Codes live in `privacy_gateway.errors`; this module only words them. It must never soften one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privacy_gateway.errors import Refused, invalid
+
+__all__ = [
+    "budget_exceeded",
+    "conflict",
+    "frozen",
+    "invalid",
+    "price_disagreement",
+    "price_overflow",
+    "quota_exceeded",
+]
+
+
+def budget_exceeded(
+    population_id: str, *, epsilon: float, spent: float, after: float | None
+) -> Refused:
+    """No order has room for the cost."""
+    return Refused(
+        "budget_exceeded",
+        f"the budget of population {population_id} has no room for this job",
+        population=population_id,
+        epsilon=epsilon,
+        epsilon_spent=spent,
+        epsilon_after=after,
+    )
+
+
+def quota_exceeded(researcher_id: str, *, epsilon: float, spent: float) -> Refused:
+    """The population has room, the researcher's share has not."""
+    return Refused(
+        "quota_exceeded",
+        "the researcher's quota within this population has no room for this job",
+        researcher=researcher_id,
+        epsilon=epsilon,
+        epsilon_spent=spent,
+    )
+
+
+def frozen(population_id: str) -> Refused:
+    """The owner stopped all spending."""
+    return Refused(
+        "frozen", f"population {population_id} is frozen by its owner", population=population_id
+    )
+
+
+def price_overflow(detail: str) -> Refused:
+    """A sum that does not fit 64 bits is never stored."""
+    return Refused("price_overflow", detail)
+
+
+def price_disagreement(digest: str, order: float, first: float, second: float) -> Refused:
+    """The engines differ, so at least one of them is wrong."""
+    return Refused(
+        "price_disagreement",
+        f"the price engines disagree at order {order:g}: {first!r} and {second!r} nats a round",
+        mechanism=digest,
+        order=order,
+        authoritative=repr(first),
+        independent=repr(second),
+    )
+
+
+def conflict(detail: str, **facts: Any) -> Refused:
+    """The call contradicts what the ledger holds."""
+    return Refused("conflict", detail, **facts)

@@ -1,0 +1,254 @@
+"""The verbs of the ledger: open, reserve, charge, settle, void, expire, grant, freeze, deny.
+
+Budget is money. Each verb locks the population, checks, and writes balance and entry in the
+caller's transaction; none commits. A charge draws from a reservation and never more than is left
+in it; what was charged is never refunded. Reading verbs are re-exported here, so callers import
+`ledger` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import filter as admission
+from accounting import posting, quotas, reservations
+from accounting.curve import Price
+from accounting.errors import budget_exceeded, conflict, frozen, quota_exceeded
+from accounting.export import entries, entry, export_lines
+from accounting.mechanism import MAX_ROUNDS, check_count
+from accounting.odometer import Odometer, odometer
+from accounting.ownership import deny, freeze, grant, note, open_population, unfreeze
+from accounting.posting import Balance, Entry, balance, balances, lock
+from accounting.quotas import QuotaBalance, quota, set_quota
+from accounting.reservations import Held, held, renew_lease
+from accounting.tables import RESERVATION
+from kit.clock import micros
+
+__all__ = [
+    "Balance",
+    "Charge",
+    "Entry",
+    "Held",
+    "Odometer",
+    "QuotaBalance",
+    "balance",
+    "balances",
+    "charge",
+    "deny",
+    "entries",
+    "entry",
+    "expire",
+    "export_lines",
+    "freeze",
+    "grant",
+    "held",
+    "lock",
+    "note",
+    "odometer",
+    "open_population",
+    "quota",
+    "renew_lease",
+    "reserve",
+    "set_quota",
+    "settle",
+    "unfreeze",
+    "void",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a charge took: fewer rounds than asked for when the reservation ran out.
+
+    `entry` is None when nothing was left and nothing was written.
+    """
+
+    rounds_charged: int
+    entry: Entry | None
+
+
+def reserve(
+    session: Session,
+    balance: Balance,
+    *,
+    job_id: str,
+    researcher_id: str,
+    price: Price,
+    rounds: int,
+    facts: Mapping[str, Any],
+    now: datetime,
+    lease_expires_at: datetime,
+) -> Entry:
+    """Hold the whole cost of a job, if the budget and the researcher's quota have room.
+
+    Args:
+        session: open transaction that holds the lock of `balance`.
+        balance: from `lock` in this transaction.
+        job_id: one reservation for ever.
+        researcher_id: whose quota is debited too.
+        price: of the plan's mechanism.
+        rounds: charge units of the plan.
+        facts: policy revision, decision, dataset, actor and the like; kept in the entry.
+        now: time of the entry.
+        lease_expires_at: after which `expire` may settle the job.
+
+    Raises:
+        Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or `conflict`
+            when the job already has a reservation or the balance has moved.
+    """
+    if balance.frozen:
+        raise frozen(balance.population_id)
+    check_count("rounds", rounds, MAX_ROUNDS)
+    cost = price.total(rounds)
+    held_after = admission.add(balance.reserved, cost)
+    admission.add(balance.charged, held_after)
+    if not balance.admits(cost):
+        raise budget_exceeded(
+            balance.population_id,
+            epsilon=balance.epsilon,
+            spent=balance.epsilon_committed,
+            after=balance.epsilon_after(cost),
+        )
+    share = quota(session, balance.population_id, researcher_id, delta=balance.terms.delta)
+    if not share.admits(cost):
+        raise quota_exceeded(
+            researcher_id, epsilon=share.epsilon or 0.0, spent=share.epsilon_spent or 0.0
+        )
+    if held(session, job_id) is not None:
+        raise conflict("the job already has a reservation", job=job_id)
+    reservations.insert(
+        session, balance, job_id, researcher_id, price, rounds, (now, lease_expires_at)
+    )
+    quotas.store(session, share, reserved=admission.add(share.reserved, cost))
+    body = reservations.bearing(
+        price.mechanism.canonical(), price.per_round, rounds, job_id, researcher_id, facts
+    )
+    after = replace(balance, reserved=held_after)
+    return posting.post(session, balance, after, kind="reserve", now=now, body=body)
+
+
+def charge(
+    session: Session,
+    *,
+    job_id: str,
+    round_first: int,
+    rounds: int,
+    attempt: int,
+    fence: int,
+    facts: Mapping[str, Any],
+    now: datetime,
+) -> Charge:
+    """Spend a block of rounds from the job's reservation, before its data is opened.
+
+    A block run again is a new attempt and a new charge. Takes what is left when that is less than
+    asked for, and nothing when the reservation is empty or closed. A mechanism that is charged
+    whole takes everything at once.
+
+    Args:
+        session: open transaction; the caller commits before any data is touched.
+        job_id: whose reservation.
+        round_first: first round of the block, from 1.
+        rounds: length of the block.
+        attempt: from 1; (job, round, attempt) is charged at most once.
+        fence: of the worker; a lower one than seen before is refused.
+        facts: policy decision, dataset version, engine versions; kept in the entry.
+        now: time of the entry.
+
+    Raises:
+        Refused: `frozen`; `not_found` for a job without reservation; `conflict` for a stale fence
+            or a round charged before in this attempt.
+    """
+    for field, value in (("round_first", round_first), ("rounds", rounds), ("attempt", attempt)):
+        check_count(field, value, MAX_ROUNDS)
+    before, present = reservations.lock_job(session, job_id)
+    if before.frozen:
+        raise frozen(before.population_id)
+    if fence < present.fence:
+        raise conflict("a newer worker holds the job", job=job_id, fence=present.fence)
+    taken = present.rounds_left if present.whole else min(rounds, present.rounds_left)
+    if taken == 0:
+        return Charge(0, None)
+    reservations.refuse_second_charge(session, job_id, round_first, taken, attempt)
+    cost = present.cost(taken)
+    session.execute(
+        sa.update(RESERVATION)
+        .where(RESERVATION.c.job_id == job_id)
+        .values(rounds_charged=present.rounds_charged + taken, fence=fence)
+    )
+    share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
+    quotas.store(
+        session,
+        share,
+        charged=admission.add(share.charged, cost),
+        reserved=admission.subtract(share.reserved, cost),
+    )
+    after = replace(
+        before,
+        charged=admission.add(before.charged, cost),
+        reserved=admission.subtract(before.reserved, cost),
+    )
+    body = reservations.bearing(
+        present.mechanism, present.per_round, taken, job_id, present.researcher_id, facts
+    ) | {"round_first": round_first, "attempt": attempt, "fence": fence}
+    return Charge(taken, posting.post(session, before, after, kind="charge", now=now, body=body))
+
+
+def settle(
+    session: Session, *, job_id: str, reason: str, facts: Mapping[str, Any], now: datetime
+) -> Entry | None:
+    """Close a job's reservation and give its uncharged rest back; None when already closed.
+
+    The entry is of kind `void`, with 0 rounds when everything was charged.
+
+    Raises:
+        Refused: `not_found` for a job without reservation.
+    """
+    before, present = reservations.lock_job(session, job_id)
+    if present.closed:
+        return None
+    left = present.rounds_left
+    cost = present.cost(left)
+    session.execute(
+        sa.update(RESERVATION).where(RESERVATION.c.job_id == job_id).values(closed=True)
+    )
+    share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
+    quotas.store(session, share, reserved=admission.subtract(share.reserved, cost))
+    after = replace(before, reserved=admission.subtract(before.reserved, cost))
+    body = reservations.bearing(
+        present.mechanism, present.per_round, left, job_id, present.researcher_id, facts
+    ) | {"reason": reason, "rounds_charged": present.rounds_charged}
+    return posting.post(session, before, after, kind="void", now=now, body=body)
+
+
+def void(
+    session: Session, *, job_id: str, reason: str, facts: Mapping[str, Any], now: datetime
+) -> Entry | None:
+    """Give a whole reservation back, of a job that never charged a round.
+
+    Raises:
+        Refused: `conflict` when a round was charged; use `settle`.
+    """
+    _, present = reservations.lock_job(session, job_id)
+    if present.rounds_charged > 0:
+        raise conflict("rounds were charged; the job can only be settled", job=job_id)
+    return settle(session, job_id=job_id, reason=reason, facts=facts, now=now)
+
+
+def expire(
+    session: Session, *, job_id: str, facts: Mapping[str, Any], now: datetime
+) -> Entry | None:
+    """Settle a job whose lease has run out, by the same rules.
+
+    Raises:
+        Refused: `conflict` while the lease still runs.
+    """
+    _, present = reservations.lock_job(session, job_id)
+    if not present.closed and present.lease_expires_at > micros(now):
+        raise conflict("the lease still runs", job=job_id)
+    return settle(session, job_id=job_id, reason="expired", facts=facts, now=now)

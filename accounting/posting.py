@@ -1,0 +1,331 @@
+"""Balances, and the one function that moves them: every change is an entry that seals the last.
+
+`lock` takes the rows of several populations in the order of their ids, so two jobs cannot wait for
+each other. `post` writes the entry and the new balance in the same transaction; nothing else in
+the house may write either table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import filter as admission
+from accounting.budget import Terms
+from accounting.errors import conflict
+from accounting.tables import ENTRY, POPULATION
+from kit.clock import from_micros, micros
+from privacy_gateway import chain, rdp
+from privacy_gateway.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A population's budget after its head entry. Vectors in pico-nats, one number an order."""
+
+    population_id: str
+    terms: Terms
+    charged: tuple[int, ...]
+    reserved: tuple[int, ...]
+    version: int
+    frozen: bool
+    head_seq: int
+    head_hash: str
+    clients: int
+    name: str
+    privacy_unit: str
+    owner_id: str
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """B(a), negative where disabled."""
+        return self.terms.limits
+
+    @property
+    def epsilon(self) -> float:
+        """The budget's ε."""
+        return self.terms.epsilon
+
+    @property
+    def delta(self) -> float:
+        """The budget's δ."""
+        return self.terms.delta_float
+
+    @property
+    def epsilon_spent(self) -> float:
+        """Odometer over what has been charged."""
+        return admission.epsilon_spent_nano(self.terms, self.charged) / rdp.NANO
+
+    @property
+    def epsilon_committed(self) -> float:
+        """Odometer over charged and reserved together."""
+        total = admission.add(self.charged, self.reserved)
+        return admission.epsilon_spent_nano(self.terms, total) / rdp.NANO
+
+    def epsilon_after(self, cost: tuple[int, ...]) -> float:
+        """Odometer over charged, reserved and `cost`; above ε where it does not fit."""
+        total = admission.add(admission.add(self.charged, self.reserved), cost)
+        return admission.epsilon_spent_nano(self.terms, total) / rdp.NANO
+
+    def admits(self, cost: tuple[int, ...]) -> bool:
+        """Whether `cost` fits now."""
+        return admission.admits(self.limits, self.charged, self.reserved, cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sealed ledger entry as read back: query columns, hashes and the whole leaf."""
+
+    id: int
+    population_id: str
+    seq: int
+    kind: str
+    at: datetime
+    job_id: str | None
+    researcher_id: str | None
+    actor_id: str | None
+    round_first: int | None
+    rounds: int | None
+    attempt: int | None
+    fence: int | None
+    leaf: dict[str, Any]
+    prev_hash: str
+    hash: str
+
+
+def balance(session: Session, population_id: str) -> Balance:
+    """Read a population's balance without locking it.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    return _read(session, [population_id], lock=False)[population_id]
+
+
+def balances(session: Session, *, owner_id: str | None = None) -> list[Balance]:
+    """All populations, or one owner's, in the order of their ids."""
+    query = sa.select(POPULATION).order_by(POPULATION.c.id)
+    if owner_id is not None:
+        query = query.where(POPULATION.c.owner_id == owner_id)
+    return [balance_of(row) for row in session.execute(query)]
+
+
+def lock(session: Session, population_ids: Iterable[str]) -> dict[str, Balance]:
+    """Lock populations in id order until the transaction ends, and read them.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    return _read(session, sorted(set(population_ids)), lock=True)
+
+
+def post(
+    session: Session,
+    before: Balance,
+    after: Balance,
+    *,
+    kind: str,
+    now: datetime,
+    body: Mapping[str, Any],
+) -> Entry:
+    """Append an entry that takes a locked population from `before` to `after`.
+
+    Args:
+        session: open transaction that holds the lock of `before`.
+        before: the balance as locked.
+        after: terms, vectors and freeze as they shall be; version and head are set here.
+        kind: one of `tables.KINDS`.
+        now: the entry's time.
+        body: members of the leaf besides the common ones; None members are left out.
+
+    Raises:
+        Refused: `conflict` when `before` is not the present balance.
+    """
+    leaf = _leaf(before, after, kind, now, body)
+    raw = chain.leaf_bytes(leaf)
+    sealed = chain.seal(before.head_hash, raw)
+    entry_id = _insert(session, leaf, raw, before.head_hash, sealed)
+    moved = session.execute(
+        sa.update(POPULATION)
+        .where(POPULATION.c.id == before.population_id, POPULATION.c.version == before.version)
+        .values(
+            epsilon_nano=after.terms.epsilon_nano,
+            limits=after.terms.limits,
+            charged=after.charged,
+            reserved=after.reserved,
+            frozen=after.frozen,
+            version=before.version + 1,
+            head_seq=leaf["seq"],
+            head_hash=sealed,
+        )
+    )
+    if matched(moved) != 1:
+        raise conflict("the balance has moved since it was locked", population=before.population_id)
+    return _entry(leaf, entry_id, before.head_hash, sealed)
+
+
+def open_chain(
+    session: Session, first: Balance, *, now: datetime, body: Mapping[str, Any]
+) -> Entry:
+    """Insert a population and its opening entry, the first of its chain."""
+    leaf = _leaf(replace(first, head_seq=0), first, "open", now, body)
+    raw = chain.leaf_bytes(leaf)
+    sealed = chain.seal(chain.GENESIS, raw)
+    session.execute(
+        sa.insert(POPULATION).values(
+            id=first.population_id,
+            name=first.name,
+            privacy_unit=first.privacy_unit,
+            clients=first.clients,
+            owner_id=first.owner_id,
+            epsilon_nano=first.terms.epsilon_nano,
+            delta=first.terms.delta,
+            weights=first.terms.weights,
+            limits=first.terms.limits,
+            charged=first.charged,
+            reserved=first.reserved,
+            frozen=False,
+            version=1,
+            head_seq=1,
+            head_hash=sealed,
+            created_at=micros(now),
+        )
+    )
+    return _entry(leaf, _insert(session, leaf, raw, chain.GENESIS, sealed), chain.GENESIS, sealed)
+
+
+def entry_of(row: Any) -> Entry:
+    """An entry from its table row."""
+    return Entry(
+        id=row.id,
+        population_id=row.population_id,
+        seq=row.seq,
+        kind=row.kind,
+        at=from_micros(row.at),
+        job_id=row.job_id,
+        researcher_id=row.researcher_id,
+        actor_id=row.actor_id,
+        round_first=row.round_first,
+        rounds=row.rounds,
+        attempt=row.attempt,
+        fence=row.fence,
+        leaf=json.loads(row.leaf),
+        prev_hash=row.prev_hash,
+        hash=row.hash,
+    )
+
+
+def balance_of(row: Any) -> Balance:
+    """A balance from its table row."""
+    return Balance(
+        population_id=row.id,
+        terms=Terms(row.epsilon_nano, row.delta, row.weights, row.limits),
+        charged=row.charged,
+        reserved=row.reserved,
+        version=row.version,
+        frozen=row.frozen,
+        head_seq=row.head_seq,
+        head_hash=row.head_hash,
+        clients=row.clients,
+        name=row.name,
+        privacy_unit=row.privacy_unit,
+        owner_id=row.owner_id,
+    )
+
+
+def _read(session: Session, population_ids: list[str], *, lock: bool) -> dict[str, Balance]:
+    query = (
+        sa.select(POPULATION).where(POPULATION.c.id.in_(population_ids)).order_by(POPULATION.c.id)
+    )
+    if lock:
+        query = query.with_for_update()
+    found = {row.id: balance_of(row) for row in session.execute(query)}
+    for population_id in population_ids:
+        if population_id not in found:
+            raise Refused("not_found", f"there is no population {population_id}")
+    return found
+
+
+def _leaf(
+    before: Balance, after: Balance, kind: str, now: datetime, body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole entry: common members, body, and the resulting balances."""
+    leaf = {name: _plain(value) for name, value in body.items() if value is not None}
+    return leaf | {
+        "population": before.population_id,
+        "seq": before.head_seq + 1,
+        "kind": kind,
+        "at": micros(now),
+        "balance": {
+            "epsilon_nano": after.terms.epsilon_nano,
+            "charged": list(after.charged),
+            "reserved": list(after.reserved),
+            "frozen": after.frozen,
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A leaf holds no floats; their shortest text says the same for ever."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]
+    return value
+
+
+def _insert(session: Session, leaf: dict[str, Any], raw: bytes, prev: str, sealed: str) -> int:
+    result = session.execute(
+        sa.insert(ENTRY)
+        .values(
+            population_id=leaf["population"],
+            seq=leaf["seq"],
+            kind=leaf["kind"],
+            at=leaf["at"],
+            job_id=leaf.get("job"),
+            researcher_id=leaf.get("researcher"),
+            actor_id=leaf.get("actor"),
+            round_first=leaf.get("round_first"),
+            rounds=leaf.get("rounds"),
+            attempt=leaf.get("attempt"),
+            fence=leaf.get("fence"),
+            leaf=raw.decode(),
+            prev_hash=prev,
+            hash=sealed,
+        )
+        .returning(ENTRY.c.id)
+    )
+    return int(result.scalar_one())
+
+
+def _entry(leaf: dict[str, Any], entry_id: int, prev: str, sealed: str) -> Entry:
+    return Entry(
+        id=entry_id,
+        population_id=leaf["population"],
+        seq=leaf["seq"],
+        kind=leaf["kind"],
+        at=from_micros(leaf["at"]),
+        job_id=leaf.get("job"),
+        researcher_id=leaf.get("researcher"),
+        actor_id=leaf.get("actor"),
+        round_first=leaf.get("round_first"),
+        rounds=leaf.get("rounds"),
+        attempt=leaf.get("attempt"),
+        fence=leaf.get("fence"),
+        leaf=leaf,
+        prev_hash=prev,
+        hash=sealed,
+    )
+
+
+def matched(result: sa.Result[Any]) -> int:
+    """Rows an UPDATE matched."""
+    return int(result.rowcount) if isinstance(result, sa.CursorResult) else -1

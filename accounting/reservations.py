@@ -1,0 +1,173 @@
+"""Reservations: what a job may still charge, and how its row is found and locked.
+
+A reservation is written by the ledger's verbs only. It is closed once and for ever; nothing here
+may raise what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import posting
+from accounting.curve import ENGINE, Price
+from accounting.errors import conflict
+from accounting.posting import Balance
+from accounting.tables import ENTRY, RESERVATION
+from kit.clock import micros
+from privacy_gateway import canonical, rdp
+from privacy_gateway.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job's reservation."""
+
+    job_id: str
+    population_id: str
+    researcher_id: str
+    mechanism: dict[str, Any]
+    mechanism_digest: str
+    per_round: tuple[int, ...]
+    whole: bool
+    rounds_reserved: int
+    rounds_charged: int
+    fence: int
+    closed: bool
+    lease_expires_at: int
+
+    @property
+    def rounds_left(self) -> int:
+        """Rounds that may still be charged."""
+        return 0 if self.closed else self.rounds_reserved - self.rounds_charged
+
+    def cost(self, rounds: int) -> tuple[int, ...]:
+        """Cost vector of `rounds`, pico-nats."""
+        return tuple(part * rounds for part in self.per_round)
+
+
+def held(session: Session, job_id: str) -> Held | None:
+    """A job's reservation, or None."""
+    row = session.execute(
+        sa.select(RESERVATION).where(RESERVATION.c.job_id == job_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Held(
+        job_id=row.job_id,
+        population_id=row.population_id,
+        researcher_id=row.researcher_id,
+        mechanism=json.loads(row.mechanism),
+        mechanism_digest=row.mechanism_digest,
+        per_round=row.per_round,
+        whole=row.whole,
+        rounds_reserved=row.rounds_reserved,
+        rounds_charged=row.rounds_charged,
+        fence=row.fence,
+        closed=row.closed,
+        lease_expires_at=row.lease_expires_at,
+    )
+
+
+def renew_lease(session: Session, job_id: str, lease_expires_at: datetime) -> None:
+    """Move the end of a reservation's lease; no entry, nothing is spent or given back."""
+    session.execute(
+        sa.update(RESERVATION)
+        .where(RESERVATION.c.job_id == job_id, sa.not_(RESERVATION.c.closed))
+        .values(lease_expires_at=micros(lease_expires_at))
+    )
+
+
+def insert(
+    session: Session,
+    balance: Balance,
+    job_id: str,
+    researcher_id: str,
+    price: Price,
+    rounds: int,
+    times: tuple[datetime, datetime],
+) -> None:
+    """Write a new reservation; `times` are its making and the end of its lease."""
+    session.execute(
+        sa.insert(RESERVATION).values(
+            job_id=job_id,
+            population_id=balance.population_id,
+            researcher_id=researcher_id,
+            mechanism=json.dumps(price.mechanism.canonical(), sort_keys=True),
+            mechanism_digest=price.mechanism_digest,
+            per_round=price.per_round,
+            whole=price.mechanism.whole,
+            rounds_reserved=rounds,
+            rounds_charged=0,
+            fence=0,
+            closed=False,
+            created_at=micros(times[0]),
+            lease_expires_at=micros(times[1]),
+        )
+    )
+
+
+def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
+    """Lock the job's population, then read the reservation again under the lock."""
+    found = held(session, job_id)
+    if found is None:
+        raise Refused("not_found", f"job {job_id} has no reservation")
+    before = posting.lock(session, [found.population_id])[found.population_id]
+    present = held(session, job_id)
+    if present is None:
+        raise Refused("not_found", f"job {job_id} has no reservation")
+    return before, present
+
+
+def refuse_second_charge(
+    session: Session, job_id: str, round_first: int, rounds: int, attempt: int
+) -> None:
+    """(job, round, attempt) is the key; blocks of one attempt must not overlap."""
+    overlapping = session.execute(
+        sa.select(ENTRY.c.seq)
+        .where(
+            ENTRY.c.job_id == job_id,
+            ENTRY.c.kind == "charge",
+            ENTRY.c.attempt == attempt,
+            ENTRY.c.round_first < round_first + rounds,
+            ENTRY.c.round_first + ENTRY.c.rounds > round_first,
+        )
+        .limit(1)
+    ).first()
+    if overlapping is not None:
+        raise conflict(
+            "the round was charged before in this attempt; a repetition is a new attempt",
+            job=job_id,
+            attempt=attempt,
+            seq=overlapping.seq,
+        )
+
+
+def bearing(
+    mechanism: Mapping[str, Any],
+    per_round: tuple[int, ...],
+    rounds: int,
+    job_id: str,
+    researcher_id: str,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Members every charge-bearing entry carries."""
+    return {
+        "job": job_id,
+        "researcher": researcher_id,
+        "actor": facts.get("actor"),
+        "mechanism": dict(mechanism),
+        "mechanism_digest": canonical.digest(dict(mechanism)),
+        "event": rdp.event_text(mechanism),
+        "engine": ENGINE,
+        "per_round": list(per_round),
+        "rounds": rounds,
+        "cost": [part * rounds for part in per_round],
+        "facts": dict(facts),
+    }

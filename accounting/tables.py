@@ -1,0 +1,247 @@
+"""What the accountant stores. Every invariant that SQL can hold is held here by SQL.
+
+Ledger entries are append-only: triggers on both databases refuse UPDATE and DELETE, and the same
+statements serve `create_all` and the migrations. These classes do not validate; the API models in
+`privacy_gateway.schemas` do.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlmodel import Field, SQLModel
+
+from privacy_gateway import rdp
+
+KINDS: Final = (
+    "open",
+    "grant",
+    "reserve",
+    "charge",
+    "void",
+    "freeze",
+    "unfreeze",
+    "quota",
+    "note",
+    "deny",
+)
+
+
+class Vector(sa.types.TypeDecorator[tuple[int, ...]]):
+    """A tuple of integers as JSON text: exact on both databases and readable by an auditor."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[int, ...] | None, dialect: sa.Dialect) -> str | None:
+        """Tuple to text; refuses numbers that other readers could not hold."""
+        if value is None:
+            return None
+        if max(value) > rdp.INT64_MAX or min(value) < -rdp.INT64_MAX:
+            raise OverflowError("a balance does not fit 64 bits")
+        return json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(
+        self, value: str | None, dialect: sa.Dialect
+    ) -> tuple[int, ...] | None:
+        """Text to tuple."""
+        return None if value is None else tuple(json.loads(value))
+
+
+def _text(length: int | None = None, *, nullable: bool = False, **options: Any) -> Any:
+    kind = sa.Text() if length is None else sa.String(length)
+    return Field(default=None, sa_column=sa.Column(kind, nullable=nullable, **options))
+
+
+def _number(*, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=sa.Column(sa.BigInteger, nullable=nullable))
+
+
+def _vector(*, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=sa.Column(Vector, nullable=nullable))
+
+
+class Population(SQLModel, table=True):
+    """People who share one budget, its frozen terms, and its balance after the head entry."""
+
+    __tablename__ = "population"
+    __table_args__ = (
+        sa.CheckConstraint("clients BETWEEN 1 AND 1000000000", name="population_clients"),
+        sa.CheckConstraint("epsilon_nano > 0", name="population_epsilon"),
+        sa.CheckConstraint("version >= 1 AND head_seq >= 1", name="population_version"),
+        sa.CheckConstraint("length(head_hash) = 64", name="population_head"),
+    )
+
+    id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
+    name: str = _text(200)
+    privacy_unit: str = _text(200)
+    clients: int = _number()
+    owner_id: str = _text(64, index=True)
+    epsilon_nano: int = _number()
+    delta: str = _text(32)
+    weights: tuple[int, ...] = _vector()
+    limits: tuple[int, ...] = _vector()
+    charged: tuple[int, ...] = _vector()
+    reserved: tuple[int, ...] = _vector()
+    frozen: bool = Field(sa_column=sa.Column(sa.Boolean, nullable=False))
+    version: int = _number()
+    head_seq: int = _number()
+    head_hash: str = _text(64)
+    created_at: int = _number()
+
+
+class Quota(SQLModel, table=True):
+    """One researcher's spending within a population, and the share when the owner set one."""
+
+    __tablename__ = "quota"
+    __table_args__ = (
+        sa.CheckConstraint("epsilon_nano IS NULL OR epsilon_nano > 0", name="quota_epsilon"),
+        sa.CheckConstraint(
+            "(epsilon_nano IS NULL) = (weights IS NULL) AND (weights IS NULL) = (limits IS NULL)",
+            name="quota_terms",
+        ),
+    )
+
+    population_id: str = Field(
+        sa_column=sa.Column(sa.String(64), sa.ForeignKey("population.id"), primary_key=True)
+    )
+    researcher_id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
+    epsilon_nano: int | None = _number(nullable=True)
+    weights: tuple[int, ...] | None = _vector(nullable=True)
+    limits: tuple[int, ...] | None = _vector(nullable=True)
+    charged: tuple[int, ...] = _vector()
+    reserved: tuple[int, ...] = _vector()
+
+
+class Reservation(SQLModel, table=True):
+    """What a job may still charge. Closed for ever once settled."""
+
+    __tablename__ = "reservation"
+    __table_args__ = (
+        sa.CheckConstraint("rounds_reserved >= 1", name="reservation_rounds"),
+        sa.CheckConstraint(
+            "rounds_charged BETWEEN 0 AND rounds_reserved", name="reservation_charged"
+        ),
+        sa.CheckConstraint("fence >= 0", name="reservation_fence"),
+        sa.CheckConstraint("length(mechanism_digest) = 64", name="reservation_digest"),
+    )
+
+    job_id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
+    population_id: str = _text(64)
+    researcher_id: str = _text(64)
+    mechanism: str = _text()
+    mechanism_digest: str = _text(64)
+    per_round: tuple[int, ...] = _vector()
+    whole: bool = Field(sa_column=sa.Column(sa.Boolean, nullable=False))
+    rounds_reserved: int = _number()
+    rounds_charged: int = _number()
+    fence: int = _number()
+    closed: bool = Field(sa_column=sa.Column(sa.Boolean, nullable=False))
+    lease_expires_at: int = _number()
+    created_at: int = _number()
+
+
+class LedgerEntry(SQLModel, table=True):
+    """One sealed entry. `leaf` is the truth; the other columns are indexes into it."""
+
+    __tablename__ = "ledger_entry"
+    __table_args__ = (
+        sa.UniqueConstraint("population_id", "seq", name="ledger_entry_seq"),
+        sa.UniqueConstraint("population_id", "prev_hash", name="ledger_entry_no_fork"),
+        sa.UniqueConstraint("job_id", "round_first", "attempt", name="ledger_entry_attempt"),
+        sa.CheckConstraint("seq >= 1", name="ledger_entry_first"),
+        sa.CheckConstraint(
+            "kind IN ({})".format(", ".join(f"'{kind}'" for kind in KINDS)),
+            name="ledger_entry_kind",
+        ),
+        sa.CheckConstraint(
+            "kind <> 'charge' OR (job_id IS NOT NULL AND round_first >= 1 AND rounds >= 1"
+            " AND attempt >= 1 AND fence >= 0)",
+            name="ledger_entry_charge",
+        ),
+        sa.CheckConstraint("kind = 'charge' OR round_first IS NULL", name="ledger_entry_rounds"),
+        sa.CheckConstraint(
+            "length(hash) = 64 AND length(prev_hash) = 64", name="ledger_entry_hash"
+        ),
+        sa.Index("ledger_entry_time", "population_id", "at"),
+        sa.Index("ledger_entry_job", "job_id"),
+        sa.Index("ledger_entry_researcher", "researcher_id"),
+    )
+
+    id: int = Field(
+        default=None,
+        sa_column=sa.Column(
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+        ),
+    )
+    population_id: str = _text(64)
+    seq: int = _number()
+    kind: str = _text(16)
+    at: int = _number()
+    job_id: str | None = _text(64, nullable=True)
+    researcher_id: str | None = _text(64, nullable=True)
+    actor_id: str | None = _text(64, nullable=True)
+    round_first: int | None = _number(nullable=True)
+    rounds: int | None = _number(nullable=True)
+    attempt: int | None = _number(nullable=True)
+    fence: int | None = _number(nullable=True)
+    leaf: str = _text()
+    prev_hash: str = _text(64)
+    hash: str = _text(64)
+
+
+POPULATION: Final = SQLModel.metadata.tables["population"]
+QUOTA: Final = SQLModel.metadata.tables["quota"]
+RESERVATION: Final = SQLModel.metadata.tables["reservation"]
+ENTRY: Final = SQLModel.metadata.tables["ledger_entry"]
+
+for _table in (RESERVATION, ENTRY):
+    _table.append_constraint(
+        sa.ForeignKeyConstraint(["population_id"], ["population.id"], name=f"{_table.name}_of")
+    )
+
+_REFUSAL: Final = "ledger entries are append-only"
+
+
+def append_only_statements(dialect: str) -> list[str]:
+    """SQL that forbids UPDATE, DELETE and TRUNCATE of ledger entries.
+
+    Args:
+        dialect: `sqlite` or `postgresql`. Migrations run the same statements as `create_all`.
+    """
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER ledger_entry_no_{verb.lower()} BEFORE {verb} ON ledger_entry "
+            f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+            for verb in ("UPDATE", "DELETE")
+        ]
+    function = (
+        "CREATE OR REPLACE FUNCTION ledger_entry_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}' USING ERRCODE = 'integrity_constraint_violation'; "
+        "END $$"
+    )
+    trigger = (
+        "CREATE TRIGGER ledger_entry_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_entry "
+        "FOR EACH STATEMENT EXECUTE FUNCTION ledger_entry_append_only()"
+    )
+    return [function, trigger]
+
+
+def drop_append_only_statements(dialect: str) -> list[str]:
+    """The way back, for migrations that go down."""
+    if dialect == "sqlite":
+        return [f"DROP TRIGGER IF EXISTS ledger_entry_no_{verb}" for verb in ("update", "delete")]
+    return [
+        "DROP TRIGGER IF EXISTS ledger_entry_no_change ON ledger_entry",
+        "DROP FUNCTION IF EXISTS ledger_entry_append_only()",
+    ]
+
+
+def _protect(_table: Any, connection: sa.Connection, **_: Any) -> None:
+    for statement in append_only_statements(connection.dialect.name):
+        connection.exec_driver_sql(statement)
+
+
+sa.event.listen(ENTRY, "after_create", _protect)
