@@ -13,36 +13,46 @@ from privacy_gateway.errors import Refused
 
 FailureCode = Literal[
     "worker_lost",
-    "sandbox_start",
-    "sandbox_died",
+    "sandbox_start_failed",
+    "sandbox_model_failed",
+    "sandbox_training_failed",
+    "sandbox_out_of_memory",
     "sandbox_deadline",
-    "sandbox_memory",
+    "sandbox_crashed",
     "sandbox_protocol",
-    "policy_unavailable",
     "data_unavailable",
     "internal",
 ]
 
 FAILURES: dict[FailureCode, str] = {
     "worker_lost": "Every worker that took the job was lost before it published another round.",
-    "sandbox_start": "The training process could not be started.",
-    "sandbox_died": "The training process ended by itself.",
+    "sandbox_start_failed": "The training process could not be started.",
+    "sandbox_model_failed": "The training process could not build the model.",
+    "sandbox_training_failed": "The training process could not train the model.",
+    "sandbox_out_of_memory": "The training process needed more memory than the operator allows.",
     "sandbox_deadline": "A round took longer than the operator allows.",
-    "sandbox_memory": "The training process needed more memory than the operator allows.",
+    "sandbox_crashed": "The training process ended by itself.",
     "sandbox_protocol": "The training process gave an answer outside its protocol or bound.",
-    "policy_unavailable": "The owner's policy could not be asked again, so nothing more was charged.",
     "data_unavailable": "The data set's store could not be opened.",
     "internal": "The gateway failed; the operator's log says more.",
 }
 
-# Failures of a process that has seen raw data. They must not shorten what is paid: whether the
-# job went on could depend on a record, so the rest of the reservation is charged, not voided.
+# Failures that may depend on raw data. They must not shorten what is paid: whether the job went
+# on could tell something about a record, so the rest of the reservation is charged, not voided.
 SAW_DATA: frozenset[FailureCode] = frozenset(
-    {"worker_lost", "sandbox_died", "sandbox_deadline", "sandbox_memory", "sandbox_protocol"}
+    {
+        "worker_lost",
+        "sandbox_training_failed",
+        "sandbox_out_of_memory",
+        "sandbox_deadline",
+        "sandbox_crashed",
+        "sandbox_protocol",
+        "internal",
+    }
 )
 
 
-class FencedOut(Exception):
+class FencedOut(Exception):  # noqa: N818 - the event, not a bug
     """The claim is no longer in force: another worker, the reaper or a person took the job.
 
     Whoever catches this stops at once and writes nothing; it is no failure of the job.
@@ -52,6 +62,10 @@ class FencedOut(Exception):
         super().__init__(f"the claim {fence} on {job_id} is no longer in force")
         self.job_id = job_id
         self.fence = fence
+
+
+class BrokerDown(Exception):  # noqa: N818
+    """The broker did not take a message in time; the outbox keeps it."""
 
 
 def failure_code(text: str) -> FailureCode:

@@ -39,7 +39,12 @@ class Event:
 
 
 def record(
-    session: Session, job_id: str, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
+    session: Session,
+    job_id: str,
+    kind: str,
+    *,
+    now: datetime,
+    body: Mapping[str, Any] | None = None,
 ) -> None:
     """Append an event; the caller holds the job's row lock, which keeps `seq` free of gaps."""
     last = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(

@@ -96,11 +96,21 @@ def move(
 
 
 def enqueue(
-    session: Session, job: Job, *, now: datetime, body: Mapping[str, Any] | None = None
+    session: Session,
+    job: Job,
+    *,
+    now: datetime,
+    body: Mapping[str, Any] | None = None,
+    later: bool = False,
 ) -> None:
-    """Put the job where workers find it: state `queued` and a hint waiting in the outbox."""
+    """Put the job where workers find it: state `queued` and a hint waiting in the outbox.
+
+    With `later` the hint counts as sent just now, so the relay sends it after its usual patience.
+    """
     move(session, job, "queued", now=now, body=body)
     session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job.id))
     session.execute(
-        sa.insert(_OUTBOX).values(job_id=job.id, created_at=micros(now), sent_at=None)
+        sa.insert(_OUTBOX).values(
+            job_id=job.id, created_at=micros(now), sent_at=micros(now) if later else None
+        )
     )

@@ -1,0 +1,140 @@
+"""The receipt of a job: what was guaranteed, in numbers for machines and a paragraph for people.
+
+A receipt can be shown to anybody the researcher likes; it holds public and released facts only,
+and names the ledger entries and the decision that an auditor can check it against. It must never
+claim more than the accountant charged: ε is that of all charged rounds, repeated ones included.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import curve
+from accounting.plan import TrainingPlan, plan_of
+from accounting.tables import ENTRY, Population
+from jobs.recheck import request_of
+from jobs.tables import Job, JobRelease
+from jobs.tables_datasets import Dataset
+from kit.clock import rfc3339
+
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
+
+SCHEMA = "privacy-gateway/receipt/1"
+ADJACENCY = "zero-out: one client's whole data replaced by no contribution"
+UNPROTECTED = (
+    "the request: architecture, algorithm, rounds, noise, purpose, time of submission",
+    "the number of clients N of the population and the expected cohort size",
+    "the state of the job, its rounds charged and published, and when",
+    "metrics on the public test split, computed on the released model",
+)
+
+
+def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str, Any]:
+    """The body of the receipt of a job that just ended; JSON values only."""
+    population = session.get_one(Population, job.population_id)
+    dataset = session.get_one(Dataset, job.dataset_id)
+    plan = plan_of(request_of(job), clients=job.population_clients)
+    epsilon = _epsilon(job, plan)
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "job": job.id,
+        "status": job.status,
+        "reason": reason,
+        "issued_at": rfc3339(now),
+        "dataset": {"id": dataset.id, "version": dataset.version, "digest": dataset.digest},
+        "guarantee": {
+            "unit": population.privacy_unit,
+            "adjacency": ADJACENCY,
+            "population": population.id,
+            "clients": job.population_clients,
+            "epsilon": epsilon,
+            "delta": float(job.delta),
+        },
+        "mechanism": plan.mechanism.canonical(),
+        "mechanism_digest": job.mechanism_digest,
+        "sampling": {
+            "kind": plan.sampling,
+            "clients_per_round": plan.clients_per_round,
+            "rate": plan.clients_per_round / plan.population_clients,
+        },
+        "rounds": {
+            "requested": job.rounds,
+            "charged": job.rounds_charged,
+            "published": job.rounds_published,
+        },
+        "accountant": curve.ENGINE,
+        "ledger": _ledger(session, job),
+        "policy": {
+            "revision": job.policy_revision,
+            "revision_id": job.policy_revision_id,
+            "decision": job.decision_id,
+            "decision_digest": job.decision_digest,
+        },
+        "model": _model(session, job),
+        "unprotected": list(UNPROTECTED),
+    }
+    body["statement"] = _statement(job, population, plan, epsilon)
+    return body
+
+
+def _epsilon(job: Job, plan: TrainingPlan) -> float:
+    """Stand-alone ε of what was charged; 0 when nothing was."""
+    if job.rounds_charged == 0:
+        return 0.0
+    return curve.standalone_epsilon(plan.mechanism, job.rounds_charged, float(job.delta))
+
+
+def _ledger(session: Session, job: Job) -> dict[str, Any]:
+    """First and last entry of the job in its population's chain."""
+    mine = sa.select(ENTRY.c.seq, ENTRY.c.hash).where(ENTRY.c.job_id == job.id)
+    first = session.execute(mine.order_by(ENTRY.c.seq).limit(1)).one()
+    last = session.execute(mine.order_by(ENTRY.c.seq.desc()).limit(1)).one()
+    return {
+        "population": job.population_id,
+        "first_seq": first.seq,
+        "first_hash": first.hash,
+        "last_seq": last.seq,
+        "last_hash": last.hash,
+    }
+
+
+def _model(session: Session, job: Job) -> dict[str, Any] | None:
+    """Hash of the newest released weights."""
+    newest = (
+        sa.select(_RELEASE.c.round, _RELEASE.c.digest)
+        .where(_RELEASE.c.job_id == job.id)
+        .order_by(_RELEASE.c.round.desc())
+        .limit(1)
+    )
+    row = session.execute(newest).one_or_none()
+    if row is None:
+        return None
+    return {
+        "round": row.round,
+        "sha256": row.digest,
+        "architecture": request_of(job).model.architecture.fingerprint,
+    }
+
+
+def _statement(job: Job, population: Population, plan: TrainingPlan, epsilon: float) -> str:
+    """The paragraph for people."""
+    if job.rounds_charged == 0:
+        return "No round was run: no data was opened, nothing was released, nothing was charged."
+    again = job.rounds_charged - job.rounds_published
+    repeated = (
+        f" {again} more were charged without being released, because they were repeated or stopped."
+        if again
+        else ""
+    )
+    return (
+        f"{job.rounds_published} of {job.rounds} rounds were released, each with Gaussian noise of"
+        f" {plan.noise_multiplier:g} times the largest influence one {population.privacy_unit} can"
+        f" have.{repeated} Whoever sees everything this job released can tell whether any single"
+        f" {population.privacy_unit} among {job.population_clients} took part only within"
+        f" ε = {epsilon:.4g} at δ = {float(job.delta):g}. This job is one of several on the same"
+        f" people; their total is bounded by the population's budget, kept in the ledger."
+    )

@@ -1,0 +1,136 @@
+"""The owner's policy asked again about a job that runs, before each block is charged.
+
+The question is the one of the admission at this moment: the job's own reservation and charges are
+taken out of budget, quota and history, so the job does not stand in its own way, while time,
+policy, everybody else's use and the dataset's state are fresh. Nothing here charges; the caller
+compares the revision again under the job's lock.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import ledger
+from accounting.curve import Price
+from accounting.ledger import Balance, QuotaBalance
+from jobs import judgement, situation
+from jobs.judgement import Judgement, Proposal
+from jobs.principal import Principal
+from jobs.services import Services
+from jobs.situation import History, Situation, charged_nano
+from jobs.tables import Job
+from kit.clock import from_micros
+from policies import revisions
+from policies.ask import Decision
+from privacy_gateway import schemas
+from privacy_gateway.schemas import JobRequest
+
+Account = TypeVar("Account", Balance, QuotaBalance)
+
+_JOB = Job.__table__  # type: ignore[attr-defined]
+
+
+def request_of(job: Job) -> JobRequest:
+    """The request as it was admitted."""
+    return schemas.parse(JobRequest, json.loads(job.request))
+
+
+def researcher_of(job: Job) -> Principal:
+    """Who asked for it, as known at admission."""
+    return Principal(
+        job.researcher_id,
+        job.researcher_email,
+        job.researcher_role,  # type: ignore[arg-type]
+        job.researcher_organisation,
+    )
+
+
+def look(services: Services, session: Session, job: Job) -> tuple[Situation, Proposal]:
+    """The facts of this moment as if the job were not there, and its price.
+
+    Raises:
+        Refused: `not_found` when the dataset has no active policy any more.
+    """
+    principal = researcher_of(job)
+    seen = situation.read(session, principal, job.dataset_id)
+    proposal = judgement.propose(services.settings, seen, request_of(job))
+    balance = _without(seen.balance, job, proposal.price)
+    share = None if seen.share is None else _without(seen.share, job, proposal.price)
+    history = _history(session, job, seen.balance, proposal.price)
+    return replace(seen, balance=balance, share=share, history=history), proposal
+
+
+def ask(
+    services: Services, job: Job, seen: Situation, proposal: Proposal, *, now: datetime
+) -> Judgement:
+    """Put the question; outside of any transaction, the engine may take its time."""
+    return judgement.judge(services, researcher_of(job), seen, proposal, request_id=job.id, now=now)
+
+
+def allows(job: Job, decision: Decision) -> bool:
+    """Whether the decision lets the job go on: allow, or approvals it has been given already."""
+    if decision.verdict.outcome != "needs_approval":
+        return decision.allowed
+    given = {demand["role"]: demand["count"] for demand in json.loads(job.approvals)}
+    return all(given.get(demand.role, 0) >= demand.count for demand in decision.verdict.approvals)
+
+
+def still_active(session: Session, job: Job, decision: Decision) -> bool:
+    """Whether the revision that decided is the one in force; read under the job's lock."""
+    active = revisions.active(session, job.dataset_id)
+    return active is not None and active.id == decision.revision_id
+
+
+def facts(job: Job, seen: Situation, decision: Decision, decision_id: str) -> dict[str, Any]:
+    """What a charge carries beside its numbers; integers and strings only."""
+    return {
+        "actor": job.researcher_id,
+        "dataset": seen.dataset.id,
+        "dataset_version": seen.dataset.version,
+        "dataset_digest": seen.dataset.digest,
+        "request_digest": job.request_digest,
+        "policy_revision": decision.revision_number or 0,
+        "policy_digest": decision.revision_digest or "",
+        "decision_id": decision_id,
+        "decision_digest": decision.digest,
+        "policy_engine": f"{decision.engine} {decision.engine_version}",
+        "worker": job.worker or "",
+    }
+
+
+def _without(balance: Account, job: Job, price: Price) -> Account:
+    """A budget, or a share of one, without what this job holds and has spent in it."""
+    charged = price.total(job.rounds_charged)
+    held = price.total(max(job.rounds - job.rounds_charged, 0))
+    return replace(
+        balance,
+        charged=_less(balance.charged, charged),
+        reserved=_less(balance.reserved, held),
+    )
+
+
+def _less(vector: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(max(a - b, 0) for a, b in zip(vector, part, strict=True))
+
+
+def _history(session: Session, job: Job, balance: Balance, price: Price) -> History:
+    """What this researcher did before this job; what was charged meanwhile to other jobs counts."""
+    query = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
+        _JOB.c.researcher_id == job.researcher_id,
+        _JOB.c.population_id == job.population_id,
+        _JOB.c.id < job.id,
+    )
+    jobs, last = session.execute(query).one()
+    quota = ledger.quota(session, job.population_id, job.researcher_id, delta=job.delta)
+    others = _without(quota, job, price)
+    return History(
+        jobs=jobs,
+        charged_nano=charged_nano(balance, others.charged),
+        last_job_at=None if last is None else from_micros(last),
+    )

@@ -1,0 +1,321 @@
+"""One job in the hands of one worker: claim, lease, charge, publish.
+
+The claim raises the job's fence; everything a worker writes afterwards is checked against that
+fence and the lease under the row's lock, so a worker that was stopped, partitioned or believed
+dead can neither charge nor publish. Leases are measured with the database's clock, because
+workers' clocks differ. A charge must be committed before the data of its rounds is opened; that
+order is the coordinator's to keep, which is why nothing here commits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from accounting import ledger
+from jobs import events, states
+from jobs.errors import FencedOut
+from jobs.tables import Job, JobRelease, Outbox
+from kit.clock import micros
+from privacy_gateway import canonical
+
+_JOB = Job.__table__  # type: ignore[attr-defined]
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
+_OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
+
+
+class database_micros(FunctionElement[int]):  # noqa: N801
+    """The database's own clock in whole microseconds since 1970 UTC."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+    name = "database_micros"
+
+
+@compiles(database_micros, "postgresql")
+def _postgresql_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+@compiles(database_micros, "sqlite")
+def _sqlite_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right of one worker to one job, until the lease ends or the fence rises.
+
+    Attributes:
+        job_id: the job.
+        fence: number of this claim; every charge and release carries it.
+        attempt: claims since the last published round, this one included.
+        worker: name of the holder.
+        lease_seconds: length of the lease at each renewal.
+    """
+
+    job_id: str
+    fence: int
+    attempt: int
+    worker: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rounds that are paid for: `first` … `first + rounds - 1`; none when `rounds` is 0."""
+
+    first: int
+    rounds: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.first + self.rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The last published round: where a job goes on. Both blobs are NPZ bytes without pickles."""
+
+    round: int
+    weights: bytes
+    server_state: bytes | None
+    digest: str
+
+
+def claim(
+    session: Session, job_id: str, *, worker: str, lease_seconds: float, now: datetime
+) -> Claim | None:
+    """Take a queued job: one UPDATE that raises the fence and starts the lease.
+
+    Returns:
+        The claim, or None when the job is not there to be taken (unknown, taken, over): the
+        message was a hint and proves nothing.
+    """
+    taken = session.execute(
+        _JOB.update()
+        .where(_JOB.c.id == job_id, _JOB.c.status == "queued")
+        .values(
+            status="running",
+            fence=_JOB.c.fence + 1,
+            attempt=_JOB.c.attempt + 1,
+            worker=worker,
+            lease_expires_at=_lease_end(lease_seconds),
+            updated_at=micros(now),
+        )
+        .returning(_JOB.c.fence, _JOB.c.attempt)
+    ).one_or_none()
+    if taken is None:
+        return None
+    session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job_id))
+    events.record(session, job_id, "running", now=now, body={"attempt": taken.attempt})
+    return Claim(job_id, taken.fence, taken.attempt, worker, lease_seconds)
+
+
+def renew(session: Session, held: Claim) -> None:
+    """Heartbeat: the lease starts anew, unless it has ended.
+
+    Raises:
+        FencedOut: the claim is no longer in force.
+    """
+    renewed = session.execute(
+        _JOB.update()
+        .where(_in_force(held))
+        .values(lease_expires_at=_lease_end(held.lease_seconds))
+        .returning(_JOB.c.id)
+    ).one_or_none()
+    if renewed is None:
+        raise FencedOut(held.job_id, held.fence)
+
+
+def guard(session: Session, held: Claim) -> Job:
+    """The job, its row locked and its lease renewed, if the claim is still in force.
+
+    Raises:
+        FencedOut: it is not; nothing may be written.
+    """
+    renew(session, held)
+    return states.locked(session, held.job_id)
+
+
+def charge(
+    session: Session, held: Claim, job: Job, *, rounds: int, facts: Mapping[str, Any], now: datetime
+) -> Block:
+    """Charge the next rounds after the last published one, as one ledger entry of this attempt.
+
+    A round that an earlier attempt charged and did not publish is charged again: its data was
+    opened. Where the reservation has no room for all `rounds`, fewer are charged, at last none.
+
+    Args:
+        session: the transaction that `guard` began; the caller commits before opening data.
+        held: the claim.
+        job: what `guard` gave.
+        rounds: rounds wanted, ≥ 1.
+        facts: policy decision, dataset and versions for the ledger entry.
+        now: the time.
+
+    Raises:
+        Refused: `frozen`; nothing was charged.
+    """
+    first = job.rounds_published + 1
+    charged = ledger.charge(
+        session,
+        job_id=job.id,
+        round_first=first,
+        rounds=min(rounds, job.rounds - job.rounds_published),
+        attempt=held.fence,
+        fence=held.fence,
+        facts=facts,
+        now=now,
+    )
+    if charged.rounds_charged:
+        job.rounds_charged += charged.rounds_charged
+        job.updated_at = micros(now)
+        session.flush()
+        body = {
+            "first_round": first,
+            "rounds": charged.rounds_charged,
+            "rounds_charged": job.rounds_charged,
+        }
+        events.record(session, job.id, "charged", now=now, body=body)
+    return Block(first, charged.rounds_charged)
+
+
+def publish(
+    session: Session,
+    held: Claim,
+    *,
+    round_number: int,
+    weights: bytes,
+    server_state: bytes | None,
+    digest: str,
+    now: datetime,
+) -> bool:
+    """Publish one round's noisy model: insert-if-absent on (job, round), then forget older blobs.
+
+    Returns:
+        False when the round was published before; the stored model stays as it is.
+
+    Raises:
+        FencedOut: the claim is no longer in force.
+        ValueError: the round does not follow the last published one, or nobody paid for it.
+    """
+    job = guard(session, held)
+    if round_number <= job.rounds_published:
+        return False
+    if round_number != job.rounds_published + 1 or round_number > job.rounds:
+        raise ValueError(f"round {round_number} does not follow {job.rounds_published}")
+    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    inserted = session.execute(
+        insert(_RELEASE)
+        .values(
+            job_id=job.id,
+            round=round_number,
+            attempt=held.attempt,
+            fence=held.fence,
+            digest=digest,
+            weights=weights,
+            server_state=server_state,
+            published_at=micros(now),
+        )
+        .on_conflict_do_nothing(index_elements=["job_id", "round"])
+        .returning(_RELEASE.c.round)
+    ).one_or_none()
+    if inserted is None:
+        return False
+    _forget_before(session, job.id, round_number)
+    job.rounds_published = round_number
+    # The cap on attempts is meant for a job that does not get on.
+    job.attempt = 0
+    job.updated_at = micros(now)
+    session.flush()
+    body = {"round": round_number, "rounds": job.rounds}
+    events.record(session, job.id, "published", now=now, body=body)
+    return True
+
+
+def release(
+    session: Session,
+    held: Claim,
+    *,
+    reason: str,
+    now: datetime,
+    blameless: bool = False,
+    later: bool = False,
+) -> None:
+    """Give the job back to the queue, for a clean shutdown or another attempt.
+
+    Args:
+        session: the transaction.
+        held: the claim, spent afterwards.
+        reason: a word for the event.
+        now: the time.
+        blameless: do not count this attempt (the worker was told to stop).
+        later: leave the hint to the relay's second round instead of sending it at once.
+
+    Raises:
+        FencedOut: somebody else has it already.
+    """
+    job = guard(session, held)
+    if blameless:
+        job.attempt = max(job.attempt - 1, 0)
+    states.enqueue(session, job, now=now, body={"reason": reason}, later=later)
+
+
+def measure(session: Session, job: Job, metrics: Mapping[str, float]) -> None:
+    """Keep metrics of the newest release, computed on public data."""
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    session.execute(
+        _RELEASE.update()
+        .where(_RELEASE.c.job_id == job.id, _RELEASE.c.round == job.rounds_published)
+        .values(metrics=canonical.dumps(finite, floats=True).decode())
+    )
+
+
+def checkpoint(session: Session, job_id: str) -> Checkpoint | None:
+    """The last published round with its weights; None before the first."""
+    row = session.execute(
+        sa.select(_RELEASE)
+        .where(_RELEASE.c.job_id == job_id, _RELEASE.c.weights.is_not(None))
+        .order_by(_RELEASE.c.round.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Checkpoint(row.round, row.weights, row.server_state, row.digest)
+
+
+def _lease_end(lease_seconds: float) -> sa.ColumnElement[int]:
+    return database_micros() + round(lease_seconds * 1_000_000)
+
+
+def _in_force(held: Claim) -> sa.ColumnElement[bool]:
+    """A lease that ended is over even before the reaper has seen it."""
+    return sa.and_(
+        _JOB.c.id == held.job_id,
+        _JOB.c.fence == held.fence,
+        _JOB.c.status == "running",
+        _JOB.c.lease_expires_at > database_micros(),
+    )
+
+
+def _forget_before(session: Session, job_id: str, round_number: int) -> None:
+    """Only the newest model is needed to go on; older rows keep their digest."""
+    session.execute(
+        _RELEASE.update()
+        .where(
+            _RELEASE.c.job_id == job_id,
+            _RELEASE.c.round < round_number,
+            _RELEASE.c.weights.is_not(None),
+        )
+        .values(weights=None, server_state=None)
+    )

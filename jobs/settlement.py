@@ -1,0 +1,177 @@
+"""How a job ends: the rest of its reservation goes back, and a receipt says what was guaranteed.
+
+Every way into a final state goes through `end`, so a job that is over holds no reservation and has
+its receipt. The uncharged rest is voided only when the reason for ending is public or was released
+before; a process that saw raw data and failed must not shorten what is paid, or the size of the
+debit would tell something about a record. Results are handed out by `result` alone, which keeps
+the owner's obligations. Nothing here may read a client's data.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting import ledger
+from jobs import receipts, states, tensors
+from jobs.errors import FAILURES, SAW_DATA, FailureCode
+from jobs.principal import Principal
+from jobs.tables import Job, JobRelease, Receipt
+from jobs.views import find
+from kit.clock import from_micros, micros, rfc3339
+from privacy_gateway import canonical
+from privacy_gateway.errors import Refused
+
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
+_RECEIPT = Receipt.__table__  # type: ignore[attr-defined]
+
+Format = Literal["npz", "safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A released model as a file: `data` is NPZ without pickles, or safetensors.
+
+    Arrays are named `weight_0000`, `weight_0001`, … in the order of Keras `model.weights`.
+    `digest` is the SHA-256 of the NPZ form, the model hash of the receipt.
+    """
+
+    data: bytes
+    media_type: str
+    filename: str
+    digest: str
+
+
+def end(
+    session: Session,
+    job: Job,
+    status: str,
+    *,
+    reason: str,
+    now: datetime,
+    failure: FailureCode | None = None,
+    detail: str | None = None,
+) -> None:
+    """Move a locked job to a final state, settle its reservation, write its receipt.
+
+    Args:
+        session: the transaction.
+        job: the row, locked.
+        status: the final state.
+        reason: one public sentence for ledger and event.
+        now: the time.
+        failure: why it failed, from the enumeration; the only thing a researcher is told.
+        detail: for the owner's eyes; never shown to a researcher.
+
+    Raises:
+        Refused: `conflict` when the diagram has no such step.
+    """
+    if failure in SAW_DATA and job.rounds_charged and not _forfeit(session, job, failure, now):
+        # Nothing may be charged to a frozen population, and a freeze is a public reason to end.
+        status, failure = "frozen", None
+    ledger.settle(session, job_id=job.id, reason=reason, facts={"status": status}, now=now)
+    job.failure = failure
+    job.failure_detail = detail
+    body: dict[str, Any] = {
+        "reason": reason,
+        "rounds_charged": job.rounds_charged,
+        "rounds_published": job.rounds_published,
+    }
+    if failure is not None:
+        body |= {"failure": failure, "message": FAILURES[failure]}
+    states.move(session, job, status, now=now, body=body)
+    _write_receipt(session, job, reason, now)
+
+
+def receipt(session: Session, principal: Principal, job_id: str) -> dict[str, Any]:
+    """The receipt of a job the caller may see.
+
+    Raises:
+        Refused: `not_found`; `not_ready` while the job is not over.
+    """
+    job = find(session, principal, job_id)
+    body = session.execute(
+        sa.select(_RECEIPT.c.body).where(_RECEIPT.c.job_id == job.id)
+    ).scalar_one_or_none()
+    if body is None:
+        raise Refused("not_ready", f"{job_id} is {job.status}; its receipt is written at its end")
+    return json.loads(body)  # type: ignore[no-any-return]
+
+
+def result(
+    session: Session, principal: Principal, job_id: str, *, now: datetime, form: Format = "npz"
+) -> Result:
+    """The last published model of a job that is over; free for ever, it is post-processing.
+
+    Raises:
+        Refused: `not_found`; `not_ready` while the job runs, before the owner's release delay has
+            passed, or when no round was published; `forbidden` when weights are no output of it.
+    """
+    job = find(session, principal, job_id)
+    _refuse_withheld(job, now)
+    row = session.execute(
+        sa.select(_RELEASE.c.weights, _RELEASE.c.digest)
+        .where(_RELEASE.c.job_id == job.id, _RELEASE.c.weights.is_not(None))
+        .order_by(_RELEASE.c.round.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        raise Refused("not_ready", f"{job_id} published no round")
+    if form == "npz":
+        return Result(row.weights, "application/x-npz", f"{job_id}.npz", row.digest)
+    data = tensors.to_safetensors(tensors.from_npz(row.weights))
+    return Result(data, "application/octet-stream", f"{job_id}.safetensors", row.digest)
+
+
+def _refuse_withheld(job: Job, now: datetime) -> None:
+    """The owner's obligations on outputs, kept at the only door they leave through."""
+    if not states.is_final(job.status) or job.finished_at is None:
+        raise Refused("not_ready", f"{job.id} is {job.status}", status=job.status)
+    obligations = json.loads(job.obligations)
+    asked = json.loads(job.request).get("outputs", ["weights"])
+    if "weights" not in asked or "weights" not in obligations.get("outputs", ["weights"]):
+        raise Refused("forbidden", f"weights are no output of {job.id}")
+    delay = timedelta(hours=obligations.get("release_delay_hours", 0))
+    due = from_micros(job.finished_at) + delay
+    if now < due:
+        raise Refused(
+            "not_ready", f"the owner releases {job.id} at {rfc3339(due)}", due=rfc3339(due)
+        )
+
+
+def _forfeit(session: Session, job: Job, failure: FailureCode, now: datetime) -> bool:
+    """Charge what is left of the reservation under a fence nobody else holds; False if frozen."""
+    if ledger.lock(session, [job.population_id])[job.population_id].frozen:
+        return False
+    job.fence += 1
+    charged = ledger.charge(
+        session,
+        job_id=job.id,
+        round_first=job.rounds_published + 1,
+        rounds=job.rounds,
+        attempt=job.fence,
+        fence=job.fence,
+        facts={"reason": failure},
+        now=now,
+    )
+    job.rounds_charged += charged.rounds_charged
+    session.flush()
+    return True
+
+
+def _write_receipt(session: Session, job: Job, reason: str, now: datetime) -> None:
+    body = receipts.build(session, job, reason=reason, now=now)
+    text = canonical.dumps(body, floats=True)
+    session.execute(
+        _RECEIPT.insert().values(
+            job_id=job.id,
+            body=text.decode(),
+            digest=tensors.digest(text),
+            created_at=micros(now),
+        )
+    )

@@ -1,0 +1,352 @@
+"""The trusted half of a job: claim, ask, charge, commit, draw, hand over, add noise, publish.
+
+The order is the guarantee: a block of rounds is charged and **committed** before the client store
+is opened or a cohort drawn for it, and nothing that was computed on data leaves this module before
+noise is on it. The sandbox gets the cohort and the model and gives an integer sum; it never sees a
+key, a budget or a name. The coordinator holds the database session and never imports TensorFlow.
+
+Every write is checked against the claim's fence and lease. Whoever lost the claim stops at once and
+writes nothing. A lost sandbox sends the job back to the queue, where its unpublished rounds are
+charged again; too many losses in a row end it. Of a failure only a code leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from accounting.plan import TrainingPlan, plan_of
+from jobs import blocks, recheck, rounds, settlement, tensors
+from jobs.blocks import PolicyDown
+from jobs.errors import FencedOut, failure_code
+from jobs.rounds import Claim
+from jobs.services import Services
+from jobs.tables import Job
+from jobs.tables_datasets import Dataset
+from kit import log
+from privacy_gateway import modelspec
+from privacy_gateway.schemas import JobRequest
+from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Weights, run_round
+from worker.heartbeat import Heartbeat
+from worker.launcher import SandboxFailed
+from worker.noise import NoiseSource
+from worker.sampling import draw_cohort
+from worker.task import TrainingTask
+
+_log = log.get("worker")
+
+Ending = Literal["ended", "returned", "not_taken", "fenced_out"]
+
+
+class Trainer(Protocol):
+    """What the coordinator needs of a sandbox; `worker.launcher.Sandbox` is the real one."""
+
+    def initial_weights(self) -> Weights:
+        """First weights, float32."""
+        ...
+
+    def round(
+        self, round_number: int, clients: npt.NDArray[np.int64], weights: Weights
+    ) -> Sequence[npt.NDArray[np.int64]]:
+        """Raw clipped int64 sum of a cohort on the grid C/2²⁰."""
+        ...
+
+    def evaluate(self, weights: Weights) -> dict[str, float]:
+        """Metrics on the public test set; empty without one."""
+        ...
+
+    def kill(self) -> None:
+        """End the child now; safe from any thread."""
+        ...
+
+
+OpenTrainer = Callable[[TrainingTask, Path, Path | None], AbstractContextManager[Trainer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a test replaces.
+
+    Attributes:
+        open_trainer: starts the sandbox of one job.
+        noise: makes the stream of one round; a test gives a keyed one.
+        stopping: whether this process was told to end.
+        stop_seconds: how long a block may go on after `stopping` before it is abandoned.
+    """
+
+    open_trainer: OpenTrainer
+    noise: Callable[[], NoiseSource] = NoiseSource
+    stopping: Callable[[], bool] = lambda: False
+    stop_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One claimed job with everything that does not change while it runs."""
+
+    services: Services
+    tools: Tools
+    held: Claim
+    plan: TrainingPlan
+    optimizer: ServerOptimizer
+    task: TrainingTask
+    store: Path
+    test_store: Path | None
+    heartbeat: Heartbeat
+
+
+class _Stopping(Exception):  # noqa: N818 - a way out, not a bug
+    """The process was told to end."""
+
+
+def run(services: Services, job_id: str, *, worker: str, tools: Tools) -> Ending:
+    """Take a job and carry it as far as it goes.
+
+    Args:
+        services: the outside world.
+        job_id: a hint from the broker; anything may stand in it.
+        worker: this worker's name, for lease and operator.
+        tools: sandbox, noise, shutdown.
+
+    Returns:
+        `not_taken` when there was nothing to claim, `fenced_out` when the claim was lost,
+        `returned` when the job waits for another attempt, `ended` when it is over.
+    """
+    with services.database.unit_of_work() as session:
+        held = rounds.claim(
+            session,
+            job_id,
+            worker=worker,
+            lease_seconds=services.settings.lease_seconds,
+            now=services.clock(),
+        )
+    if held is None:
+        return "not_taken"
+    heartbeat = Heartbeat(
+        services.database,
+        held,
+        every_seconds=held.lease_seconds / 4,
+        stopping=tools.stopping,
+        stop_seconds=tools.stop_seconds,
+    )
+    _log.info("claimed", job=job_id, fence=held.fence, attempt=held.attempt)
+    with heartbeat:
+        ending = _guarded(services, tools, held, heartbeat)
+    _log.info("let_go", job=job_id, fence=held.fence, ending=ending)
+    return ending
+
+
+def training_task(
+    job_id: str, request: JobRequest, plan: TrainingPlan, dataset: Dataset
+) -> TrainingTask:
+    """What the sandbox is told; numbers that were priced come from the plan."""
+    algorithm = request.algorithm
+    # Public, and the same for every attempt, so that a job resumed is the same job.
+    seed = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big") >> 1
+    return TrainingTask.model_validate(
+        {
+            "model": request.model.architecture,
+            "algorithm": algorithm.name,
+            "client_optimizer": algorithm.client_optimizer.model_dump(),
+            "local_epochs": algorithm.local_epochs,
+            "batch_size": algorithm.batch_size,
+            "clip_norm": plan.clip_norm,
+            "proximal_mu": algorithm.proximal_mu or 0.0,
+            "loss": request.loss,
+            "metrics": request.metrics,
+            "examples_per_client": int(dataset.manifest.get("examples_per_client", 1000)),
+            "initial_seed": seed,
+        }
+    )
+
+
+def _guarded(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat) -> Ending:
+    """Run, and turn every way out into one of the endings."""
+    try:
+        failure = _attempt(services, tools, held, heartbeat)
+        if failure is None:
+            return "ended"
+        return _give_back(services, tools, held, failure)
+    except FencedOut:
+        _log.warning("fenced_out", job=held.job_id, fence=held.fence)
+        return "fenced_out"
+
+
+def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat) -> str | None:
+    """One attempt; a word for why it stopped short, None when the job is over."""
+    try:
+        _run(_prepare(services, tools, held, heartbeat))
+    except _Stopping:
+        return "worker_stopping"
+    except PolicyDown:
+        return "policy_unavailable"
+    except SandboxFailed as failed:
+        return f"sandbox_{failed.code}"
+    except AggregateInvalid:
+        return "sandbox_protocol"
+    except FencedOut:
+        raise
+    except Exception:
+        _log.exception("attempt_failed", job=held.job_id, fence=held.fence)
+        return "internal"
+    return None
+
+
+def _give_back(services: Services, tools: Tools, held: Claim, reason: str) -> Ending:
+    """Back to the queue, or the end when too many attempts in a row failed."""
+    now = services.clock()
+    # A policy engine that is down and a worker that was told to stop say nothing about the job.
+    blameless = reason in ("worker_stopping", "policy_unavailable") or tools.stopping()
+    with services.database.unit_of_work() as session:
+        job = rounds.guard(session, held)
+        if not blameless and job.attempt >= services.settings.maximum_attempts:
+            settlement.end(
+                session,
+                job,
+                "failed",
+                reason="too many attempts failed in a row",
+                failure=failure_code(reason),
+                detail=f"attempt {job.attempt} of worker {held.worker}: {reason}",
+                now=now,
+            )
+            return "ended"
+        # Asking a policy engine that is down again at once would only be noise.
+        later = reason == "policy_unavailable"
+        rounds.release(session, held, reason=reason, now=now, blameless=blameless, later=later)
+    return "returned"
+
+
+def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat) -> _Work:
+    """Everything that can be known without opening data."""
+    with services.database.read() as session:
+        job = session.get_one(Job, held.job_id)
+        dataset = session.get_one(Dataset, job.dataset_id)
+    request = recheck.request_of(job)
+    plan = plan_of(request, clients=job.population_clients)
+    return _Work(
+        services=services,
+        tools=tools,
+        held=held,
+        plan=plan,
+        optimizer=ServerOptimizer(**request.algorithm.server_optimizer.model_dump()),
+        task=training_task(job.id, request, plan, dataset),
+        store=Path(dataset.store_path),
+        test_store=Path(dataset.test_store_path) if dataset.test_store_path else None,
+        heartbeat=heartbeat,
+    )
+
+
+def _run(work: _Work) -> None:
+    """Blocks until nothing is left to charge, then the end."""
+    with ExitStack() as stack:
+        opened: tuple[Trainer, ServerState] | None = None
+        while True:
+            if work.tools.stopping():
+                raise _Stopping
+            block = blocks.next_block(work.services, work.held)
+            if block is None:
+                return
+            trainer, state = opened or _open(work, stack)
+            if block.rounds == 0:
+                _finish(work, trainer, state)
+                return
+            for round_number in block:
+                state = _round(work, trainer, state, round_number)
+            opened = trainer, state
+
+
+def _open(work: _Work, stack: ExitStack) -> tuple[Trainer, ServerState]:
+    """Start the sandbox, which opens the store, and take up the model where it was published."""
+    trainer = stack.enter_context(work.tools.open_trainer(work.task, work.store, work.test_store))
+    work.heartbeat.guard(trainer.kill)
+    with work.services.database.read() as session:
+        published = rounds.checkpoint(session, work.held.job_id)
+    if published is None:
+        return trainer, ServerState(trainer.initial_weights())
+    if published.server_state is not None:
+        shapes = modelspec.measure(work.task.model).weight_shapes
+        return trainer, ServerState.from_bytes(published.server_state, shapes)
+    weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
+    return trainer, ServerState(weights, step=published.round)
+
+
+def _round(work: _Work, trainer: Trainer, state: ServerState, round_number: int) -> ServerState:
+    """One round that is paid for: cohort, sum, noise, step, publication."""
+    plan, source = work.plan, work.tools.noise()
+    cohort = draw_cohort(
+        plan.sampling,
+        plan.population_clients,
+        plan.clients_per_round,
+        source.derive(f"round/{round_number}/cohort"),
+    )
+    parameters = plan.engine_parameters()
+    state = run_round(
+        state,
+        trainer.round(round_number, cohort, state.weights),
+        clients=len(cohort),
+        clip_norm=_number(parameters["clip_norm"]),
+        noise_multiplier=_number(parameters["noise_multiplier"]),
+        denominator=_number(parameters["denominator"]),
+        optimizer=work.optimizer,
+        source=source.derive(f"round/{round_number}/noise"),
+    )
+    _publish(work, state, round_number)
+    return state
+
+
+def _publish(work: _Work, state: ServerState, round_number: int) -> None:
+    """Weights are the release; the optimizer's memory is kept beside them where there is one."""
+    weights = tensors.to_npz(
+        {f"weight_{index:04d}": array for index, array in enumerate(state.weights)}
+    )
+    with work.services.database.unit_of_work() as session:
+        rounds.publish(
+            session,
+            work.held,
+            round_number=round_number,
+            weights=weights,
+            server_state=state.to_bytes() if state.slots else None,
+            digest=tensors.digest(weights),
+            now=work.services.clock(),
+        )
+
+
+def _finish(work: _Work, trainer: Trainer, state: ServerState) -> None:
+    """Measure the released model on public data, settle, write the receipt."""
+    try:
+        metrics = trainer.evaluate(state.weights) if state.step else {}
+    except SandboxFailed:
+        # Every round is released and paid for; a missing figure must not fail the job.
+        metrics = {}
+    now = work.services.clock()
+    with work.services.database.unit_of_work() as session:
+        job = rounds.guard(session, work.held)
+        if job.rounds_published == 0:
+            reason = "every round of the reservation was charged and none could be published"
+            settlement.end(session, job, "failed", reason=reason, failure="worker_lost", now=now)
+            return
+        if metrics:
+            rounds.measure(session, job, metrics)
+        settlement.end(session, job, "completed", reason=_how_it_ended(job), now=now)
+
+
+def _how_it_ended(job: Job) -> str:
+    if job.rounds_published == job.rounds:
+        return f"all {job.rounds} rounds were published"
+    return (
+        f"{job.rounds_published} of {job.rounds} rounds were published; rounds had to be repeated"
+        " and the reservation had no room for more"
+    )
+
+
+def _number(value: float | int | str | None) -> float:
+    if isinstance(value, str) or value is None:
+        raise TypeError(f"expected a number of the plan, not {value!r}")
+    return float(value)
