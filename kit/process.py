@@ -33,7 +33,10 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     lives as long as the child shall.
     """
     return subprocess.Popen(
-        list(command), preexec_fn=die_with_parent, start_new_session=True, **options
+        list(command),
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, loaded before the fork
+        start_new_session=True,
+        **options,
     )
 
 

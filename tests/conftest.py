@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,11 +25,8 @@ REPOSITORY = servers.REPOSITORY
 
 def _import_tables() -> None:
     """Register every room's tables in the one metadata."""
-    import accounting.tables
-    import gateway.tables
-    import jobs.tables
-    import jobs.tables_datasets
-    import policies.tables  # noqa: F401
+    for room in ("accounting", "gateway", "jobs", "policies"):
+        importlib.import_module(f"{room}.tables")
 
 
 @pytest.fixture(scope="session")

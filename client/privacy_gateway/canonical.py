@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from privacy_gateway.errors import Refused, invalid
 
 MAX_DEPTH = 32
 MAX_BYTES = 1_048_576
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def dumps(value: Any, *, floats: bool = False) -> bytes:
@@ -43,9 +47,7 @@ def digest(value: Any, *, floats: bool = False) -> str:
     return hashlib.sha256(dumps(value, floats=floats)).hexdigest()
 
 
-def loads_strict(
-    data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
-) -> Any:
+def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
     """Parse JSON that every parser reads alike.
 
     Raises:
@@ -114,21 +116,6 @@ def _bounded_int(text: str) -> int:
 
 def _check_depth(data: bytes, max_depth: int) -> None:
     """Count brackets outside strings before the recursive parser sees them."""
-    depth = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > max_depth:
-                raise invalid("body", f"is nested deeper than {max_depth}", limit=max_depth)
-        elif byte in b"]}":
-            depth -= 1
+    steps = (1 if bracket in b"[{" else -1 for bracket in _BRACKET.findall(_STRING.sub(b"", data)))
+    if max(accumulate(steps), default=0) > max_depth:
+        raise invalid("body", f"is nested deeper than {max_depth}", limit=max_depth)

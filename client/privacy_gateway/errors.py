@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 CODES: dict[str, str] = {
-    "invalid_request": "The request does not have the documented form; each error names its field.",
-    "model_refused": "The model architecture is outside the allow-list or its size limits.",
+    "invalid_request": "The request is not in the documented form; each error names its field.",
+    "model_refused": "The architecture is outside the allow-list or its size limits.",
     "policy_denied": "The data owner's policy refuses the request.",
-    "policy_unavailable": "The policy engine gave no answer in time; nothing is admitted without one.",
-    "policy_error": "The policy gave an answer that cannot be read as a decision; it counts as deny.",
+    "policy_unavailable": "The policy engine did not answer in time; nothing is admitted.",
+    "policy_error": "The policy's answer cannot be read as a decision; it counts as deny.",
     "policy_refused": "The policy revision did not pass its checks and was not activated.",
     "budget_exceeded": "The privacy budget of the population has no room for the request.",
     "quota_exceeded": "The researcher's share of the budget has no room for the request.",
@@ -59,7 +59,7 @@ class FieldError:
         return facts | {name: fact for name, fact in optional.items() if fact is not None}
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - the house's word, and no error of the program
     """A typed refusal: nothing was changed, and the caller is told why.
 
     Args:

@@ -31,20 +31,20 @@ class Strict(BaseModel):
 
 
 class View(BaseModel):
-    """Base of everything that is answered; unknown members are kept out, none are required later."""
+    """Base of everything that is answered; unknown members are left out."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class ClientOptimizer(Strict):
-    """The optimizer a virtual client uses from the round's weights; its state is reset per client."""
+    """The optimizer of one virtual client; starts at the round's weights, its state is reset."""
 
     name: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: PositiveFloat = 0.1
 
 
 class ServerOptimizer(Strict):
-    """The optimizer that takes the noisy mean update as its gradient (FedOpt, Reddi et al. 2021)."""
+    """Takes the noisy mean update as its gradient (FedOpt, Reddi et al. 2021)."""
 
     name: Literal["sgd", "momentum", "adam", "adagrad", "yogi"] = "sgd"
     learning_rate: PositiveFloat = 1.0
@@ -206,7 +206,7 @@ class Rule(View):
 
 
 class CounterOffer(View):
-    """The nearest request that policy and budget accept now; `changed` names the fields that moved."""
+    """The nearest request that passes now; `changed` names the fields that moved."""
 
     job: dict[str, Any]
     changed: dict[str, int | float]
@@ -273,8 +273,8 @@ def parse(model: type[StrictModel], body: Any) -> StrictModel:
     """Validate parsed JSON against `model`.
 
     Raises:
-        Refused: `invalid_request` (or `model_refused` when every fault lies below `model.`) with one
-            `FieldError` per fault, in the order of the body.
+        Refused: `invalid_request` (or `model_refused` when every fault lies below `model.`) with
+            one `FieldError` per fault, in the order of the body.
     """
     try:
         return model.model_validate(body)

@@ -79,18 +79,27 @@ def postgres(folder: Path, *, durable: bool = False) -> Iterator[str]:
     run_as = _unprivileged(data)
     subprocess.run(
         [binaries / "initdb", "-D", data, "-U", "gateway", "-A", "trust", "-E", "UTF8", "-N"],
-        check=True, capture_output=True, cwd=data, **run_as,
+        check=True,
+        capture_output=True,
+        cwd=data,
+        **run_as,
     )
     port = free_port()
     settings = {
-        "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": "",
-        "max_connections": "300", "fsync": "on" if durable else "off",
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "max_connections": "300",
+        "fsync": "on" if durable else "off",
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (folder / "postgres.log").open("wb") as log:
         server = spawn(
             [str(binaries / "postgres"), "-D", str(data), *options],
-            stdout=log, stderr=log, cwd=data, **run_as,
+            stdout=log,
+            stderr=log,
+            cwd=data,
+            **run_as,
         )
     ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     try:
@@ -123,8 +132,19 @@ def redis(folder: Path) -> Iterator[str]:
     port = free_port()
     with (folder / "redis.log").open("wb") as log:
         server = spawn(
-            [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-            stdout=log, stderr=log,
+            [
+                binary,
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(folder),
+            ],
+            stdout=log,
+            stderr=log,
         )
     try:
         wait_until(lambda: _redis_answers(port), what="Redis")

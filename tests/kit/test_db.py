@@ -1,0 +1,80 @@
+"""Transactions on both databases: commit at the edge, writers one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from kit.db import Database, FifoLock
+
+_META = sa.MetaData()
+_COUNTER = sa.Table(
+    "kit_counter", _META, sa.Column("id", sa.Integer, primary_key=True), sa.Column("n", sa.Integer)
+)
+
+
+@pytest.fixture
+def counter(database: Database) -> Database:
+    _META.create_all(database.engine)
+    with database.unit_of_work() as session:
+        session.execute(sa.insert(_COUNTER).values(id=1, n=0))
+    return database
+
+
+def _value(database: Database) -> int:
+    with database.read() as session:
+        return int(session.scalar(sa.select(_COUNTER.c.n)) or 0)
+
+
+def test_an_exception_leaves_nothing_behind(counter: Database) -> None:
+    with pytest.raises(KeyError), counter.unit_of_work() as session:
+        session.execute(sa.update(_COUNTER).values(n=7))
+        raise KeyError
+    assert _value(counter) == 0
+
+
+def test_read_check_write_is_atomic_under_contention(counter: Database) -> None:
+    """Without BEGIN IMMEDIATE every concurrent reader of the old value would pass the check."""
+
+    def admit(_: int) -> None:
+        with counter.unit_of_work() as session:
+            row = sa.select(_COUNTER.c.n).with_for_update()
+            if session.scalar(row) < 10:
+                session.execute(sa.update(_COUNTER).values(n=_COUNTER.c.n + 1))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(admit, range(100)))
+    assert _value(counter) == 10
+
+
+def test_a_reader_sees_one_snapshot_and_cannot_leave_a_change(counter: Database) -> None:
+    with counter.read() as session:
+        session.execute(sa.update(_COUNTER).values(n=5))
+    assert _value(counter) == 0
+
+
+def test_waiters_are_served_in_the_order_of_their_coming() -> None:
+    lock, order = FifoLock(), []
+    queued: list[Callable[[], None]] = []
+    with lock:
+        for number in range(5):
+            waiting = threading.Event()
+
+            def enter(number: int = number, waiting: threading.Event = waiting) -> None:
+                waiting.set()
+                with lock:
+                    order.append(number)
+
+            thread = threading.Thread(target=enter)
+            thread.start()
+            waiting.wait()
+            while len(lock._waiting) <= number:
+                pass
+            queued.append(thread.join)
+    for join in queued:
+        join()
+    assert order == list(range(5))
