@@ -5,6 +5,11 @@ here go over HTTP or work offline; the server distribution hangs its own on by t
 group `privacy_gateway.commands`. Nothing here may know a database.
 """
 
-from privacy_gateway.cli.main import main
+from __future__ import annotations
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Entry point of the `privacy-gateway` command."""
+    from privacy_gateway.cli.main import run
+
+    run()

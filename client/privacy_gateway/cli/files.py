@@ -1,4 +1,4 @@
-"""Files that commands read: jobs, manifests, policies; JSON read as strictly as the gateway does."""
+"""Files that commands read: jobs, manifests, policies; JSON as strictly as the gateway reads it."""
 
 from __future__ import annotations
 

@@ -40,15 +40,14 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("submit")(jobs.submit)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(ledger.app, name="ledger")
-    app.command("verify")(ledger.verify)
     if extensions:
         for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
             _extend(app, entry)
     return app
 
 
-def main() -> None:
-    """Entry point of the `privacy-gateway` command."""
+def run() -> None:
+    """Read the command line and do what it says."""
     with explained():
         build()()
 
@@ -72,4 +71,4 @@ def _root(
 
 
 if __name__ == "__main__":
-    main()
+    run()

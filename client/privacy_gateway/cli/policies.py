@@ -24,20 +24,21 @@ Reason = Annotated[str, typer.Option(help="Why; kept with the revision.")]
 
 @app.command("check")
 def check(dataset: DatasetId, source: Source, form: Format = Form.table) -> None:
-    """Store a draft and show what is wrong with it; ends with 3 when it could not be activated."""
+    """Store a draft and show what keeps it from activation; ends with 3 when anything does."""
     draft = _draft(dataset, source, "check")
     _show(draft, form)
-    if draft.get("findings"):
-        raise Refused("policy_refused", f"revision {draft.get('number')} has findings")
+    if draft["problems"]:
+        raise Refused("policy_refused", f"revision {draft['number']} cannot be activated")
 
 
 @app.command("test")
-def test(dataset: DatasetId, source: Source, form: Format = Form.table) -> None:
-    """Store a draft and show the outcome of its own tests; ends with 3 when one fails."""
+def run_tests(dataset: DatasetId, source: Source, form: Format = Form.table) -> None:
+    """Store a draft and show the outcome of its own tests; ends with 3 unless all pass."""
     draft = _draft(dataset, source, "test")
-    _show(draft, form)
-    if not _tests_pass(draft):
-        raise Refused("policy_refused", f"revision {draft.get('number')} does not pass its tests")
+    results = draft["results"]
+    listing(form, results, ["engine", "name", "passed", "detail"])
+    if not results or not all(result["passed"] for result in results):
+        raise Refused("policy_refused", f"revision {draft['number']} does not pass its tests")
 
 
 @app.command("publish")
@@ -91,12 +92,15 @@ def _draft(dataset: str, source: Path, reason: str) -> dict[str, Any]:
 
 
 def _show(revision: dict[str, Any], form: Form) -> None:
-    """A revision without its text."""
-    hidden = ("source", "tests")
-    facts(form, revision, {n: v for n, v in revision.items() if n not in hidden})
-
-
-def _tests_pass(revision: dict[str, Any]) -> bool:
-    """Whether the gateway's report says that tests exist and all pass."""
-    report = revision.get("test_report") or {}
-    return bool(report.get("ok"))
+    """A revision without its text, its problems one a line."""
+    if form is Form.json:
+        facts(form, revision)
+        return
+    names = ("dataset", "number", "state", "digest", "reason", "created_at", "activated_at")
+    shown = {name: revision[name] for name in names if revision.get(name) is not None}
+    for finding in revision.get("findings", []):
+        place = f"{finding['severity']} at {finding['line']}:{finding['column']}"
+        shown[place] = f"{finding['code']}: {finding['message']} {finding['hint']}".strip()
+    for at, problem in enumerate(revision.get("problems", []), start=1):
+        shown[f"problem {at}"] = problem
+    facts(form, revision, shown)

@@ -1,0 +1,93 @@
+"""`price`: what a training plan costs, offline.
+
+Arithmetic is `accounting.calculator`'s; here are flags and tables only. The accountant is imported
+when the command runs, so that no other command waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from privacy_gateway import rdp
+from privacy_gateway.cli.output import Form, Format, explained, facts
+from privacy_gateway.notebook import plain_table
+
+if TYPE_CHECKING:
+    from accounting.calculator import Answer
+    from accounting.plan import Sampling
+
+
+def price(
+    clients: Annotated[int, typer.Option(help="People in the population, N.")],
+    clients_per_round: Annotated[int, typer.Option(help="People expected in a round.")],
+    rounds: Annotated[int, typer.Option(help="Rounds, each a noisy release.")],
+    noise_multiplier: Annotated[float, typer.Option(help="z: noise of z·C on the sum.")],
+    delta: Annotated[float, typer.Option(help="δ, at most 1/(10 N).")],
+    sampling: Annotated[str, typer.Option(help="poisson, fixed_size or none.")] = "poisson",
+    algorithm: Annotated[
+        str, typer.Option(help="dp_fedavg and its kin, or dp_ftrl (priced as a tree).")
+    ] = "dp_fedavg",
+    adaptive_clipping: Annotated[
+        bool, typer.Option("--adaptive-clipping", help="Pay for the clipped fraction too.")
+    ] = False,
+    budget_epsilon: Annotated[
+        float | None, typer.Option(help="ε of a fresh budget to ask what fits into it.")
+    ] = None,
+    form: Format = Form.table,
+) -> None:
+    """Price a training plan offline: ε by RDP and PLD, the cost vector, what fits a budget."""
+    from accounting.calculator import calculate
+    from accounting.plan import TrainingPlan
+
+    with explained():
+        plan = TrainingPlan(
+            population_clients=clients,
+            clients_per_round=clients_per_round,
+            rounds=rounds,
+            noise_multiplier=noise_multiplier,
+            sampling=cast("Sampling", sampling),
+            clip_norm=None if adaptive_clipping else 1.0,
+            algorithm=algorithm,
+        )
+        _print(calculate(plan, delta, budget_epsilon), form)
+
+
+def _print(answer: Answer, form: Form) -> None:
+    if form is Form.json:
+        print(json.dumps(asdict(answer), indent=2))
+        return
+    shown: dict[str, Any] = {
+        "ε by RDP": f"{answer.epsilon:.6f}",
+        "ε by PLD": "–" if answer.epsilon_pld is None else f"{answer.epsilon_pld:.6f}",
+        "δ": answer.delta,
+        "sampling": f"{answer.sampling}, q = {answer.clients_per_round / answer.clients:.6g}",
+    }
+    fits = answer.budget
+    if fits is not None:
+        shown |= {
+            f"such jobs in a fresh ε = {fits.epsilon:g}": fits.jobs,
+            "most rounds of one job": fits.rounds,
+            "least noise multiplier": fits.noise_multiplier,
+            "largest cohort": fits.clients_per_round,
+        }
+    facts(form, answer, shown)
+    print()
+    limits = fits.limit if fits is not None else ()
+    columns = ["order", "per round, nats", "all rounds, nats"] + ["limit, nats"] * bool(limits)
+    vectors = [answer.cost_per_round, answer.cost] + [limits] * bool(limits)
+    rows = [
+        [f"{order:g}", *(_nats(vector[at]) for vector in vectors)]
+        for at, order in enumerate(answer.orders)
+    ]
+    print(plain_table(columns, rows))
+
+
+def _nats(pico: int) -> str:
+    """Exact: an integer of pico-nats with its point set."""
+    if pico < 0:
+        return "disabled"
+    return f"{pico // rdp.PICO}.{pico % rdp.PICO:012d}"
