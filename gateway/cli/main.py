@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import accounts, doctor, schema, serve, up
+from gateway.cli import accounts, doctor, price, schema, serve, up
 
 
 def register(app: typer.Typer) -> None:
@@ -18,5 +18,6 @@ def register(app: typer.Typer) -> None:
     app.command("worker")(serve.worker)
     app.command("migrate")(schema.migrate)
     app.command("doctor")(doctor.doctor)
+    app.command("price")(price.price)
     app.command("token")(accounts.token)
     app.add_typer(accounts.user_app, name="user")
