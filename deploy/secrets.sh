@@ -1,0 +1,26 @@
+#!/bin/sh
+# Make the secrets docker-compose.yml hands out as files. Keeps every file that is there already.
+#
+#   deploy/secrets.sh                     into deploy/secrets (ignored by git)
+#   SECRETS=/etc/privacy-gateway deploy/secrets.sh
+#
+# The folder is closed to other accounts of the host; the files are readable so that the containers,
+# which run as other numbers than you, can read those mounted into them.
+set -eu
+folder=${SECRETS:-$(dirname "$0")/secrets}
+mkdir -p "$folder"
+chmod 0700 "$folder"
+cd "$folder"
+umask 0222
+
+random() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
+keep() { if [ -s "$1" ]; then cat >/dev/null; else rm -f "$1"; cat >"$1"; fi; }
+
+random 24 | keep postgres_password
+printf 'postgresql://gateway:%s@postgres:5432/gateway' "$(cat postgres_password)" | keep database_url
+random 12 | keep admin_password
+random 32 | keep opa_token
+# The policy server is told the hash only.
+printf '{"gateway_access": {"token_sha256": "%s"}}\n' \
+  "$(sha256sum opa_token | cut -d ' ' -f 1)" | keep opa_access.json
+echo "secrets in $(pwd)" >&2
