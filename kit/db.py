@@ -83,6 +83,8 @@ class Database:
             try:
                 yield session
             finally:
+                # A rollback would forget the attributes of what was read; it stays usable.
+                session.expunge_all()
                 session.rollback()
 
     def create_all(self) -> None:
