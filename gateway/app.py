@@ -24,16 +24,16 @@ from gateway.api import (
     populations,
     quotes,
 )
-from gateway.background import Background
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
+from jobs.queue import Queue
+from jobs.reaper import Housekeeping
 from jobs.services import Services
 from jobs.settings import Settings
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
-from policies.opa import OpaEngine
 
 VERSION = "0.1.0"
 DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
@@ -59,18 +59,27 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         services: the outside world; built from the settings (and closed at the end) when None.
     """
     world = services or build_services(settings)
+    examiners = _examiners(world.engine)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         require_current(world.database)
-        background = Background(world, settings) if settings.background else None
-        if background is not None:
-            background.start()
+        queue = Queue(settings.redis_url) if settings.redis_url else None
+        housekeeping = Housekeeping(
+            world,
+            queue.send if queue else None,
+            interval_seconds=settings.housekeeping_seconds,
+        )
+        if settings.housekeeping:
+            housekeeping.start()
         try:
             yield
         finally:
-            if background is not None:
-                background.stop()
+            housekeeping.stop()
+            if queue is not None:
+                queue.close()
+            for engine in examiners[1:]:
+                engine.close()
             if services is None:
                 world.engine.close()
                 world.database.close()
@@ -85,6 +94,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     )
     metrics = Metrics(world.database)
     app.state.services, app.state.settings, app.state.metrics = world, settings, metrics
+    app.state.examiners = examiners
     app.add_middleware(Observed, metrics=metrics)
     for router in ROUTERS:
         app.include_router(router)
@@ -102,6 +112,13 @@ def build_services(settings: Settings) -> Services:
 def build_engine(settings: Settings) -> PolicyEngine:
     """The OPA server where one is named, else the embedded engine."""
     if settings.opa_url:
+        from policies.opa import OpaEngine
+
         token = settings.opa_token.get_secret_value() if settings.opa_token else None
         return OpaEngine(settings.opa_url, token=token)
     return EmbeddedEngine(settings.policy_processes)
+
+
+def _examiners(engine: PolicyEngine) -> tuple[PolicyEngine, ...]:
+    """The deciding engine, and the embedded one, which alone reads the language profile."""
+    return (engine,) if engine.name == "embedded" else (engine, EmbeddedEngine(1))

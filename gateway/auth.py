@@ -21,7 +21,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import Session
 
-from gateway.tables import Token, User
+from gateway.tables import TOKEN, USER, Token, User
 from jobs.principal import Principal
 from kit.clock import micros
 from privacy_gateway.errors import FieldError, Refused
@@ -59,7 +59,7 @@ def create_user(
         Refused: `conflict` on field `email` when the address is taken.
     """
     address = email.strip().lower()
-    if session.scalar(sa.select(User.id).where(_column(User.email) == address)) is not None:
+    if session.scalar(sa.select(USER.c.id).where(USER.c.email == address)) is not None:
         fault = FieldError("email", "an account with this address exists")
         raise Refused("conflict", "email: an account with this address exists", errors=[fault])
     user = User(
@@ -87,15 +87,12 @@ def check_password(session: Session, *, email: str, password: str) -> User:
     Raises:
         Refused: `unauthenticated`, the same for every reason and after the same work.
     """
-    query = sa.select(User).where(_column(User.email) == email.strip().lower())
+    query = sa.select(User).where(USER.c.email == email.strip().lower())
     user = session.scalar(query)
     known = user is not None and user.disabled_at is None
     stored = user.password_hash if user is not None else _decoy()
     with _HASHING:
-        try:
-            matches = _HASHER.verify(stored, password)
-        except (VerificationError, InvalidHashError):
-            matches = False
+        matches = _matches(stored, password)
     if user is None or not (known and matches):
         raise Refused("unauthenticated", "email or password is wrong")
     return user
@@ -136,10 +133,10 @@ def authenticate(session: Session, header: str | None, *, now: datetime) -> Prin
         raise _no_token()
     query = (
         sa.select(User)
-        .join(Token, _column(Token.user_id) == _column(User.id))
-        .where(_column(Token.sha256) == _digest(text))
-        .where(_column(Token.revoked_at).is_(None), _column(User.disabled_at).is_(None))
-        .where(_column(Token.expires_at) > micros(now))
+        .join(TOKEN, TOKEN.c.user_id == USER.c.id)
+        .where(TOKEN.c.sha256 == _digest(text))
+        .where(TOKEN.c.revoked_at.is_(None), USER.c.disabled_at.is_(None))
+        .where(TOKEN.c.expires_at > micros(now))
     )
     user = session.scalar(query)
     if user is None:
@@ -167,6 +164,13 @@ def principal_of(user: User) -> Principal:
     )
 
 
+def _matches(stored: str, password: str) -> bool:
+    try:
+        return _HASHER.verify(stored, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
 @cache
 def _decoy() -> str:
     """A hash nobody knows the password of, so that an unknown address costs as much as a known."""
@@ -179,8 +183,3 @@ def _no_token() -> Refused:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _column(attribute: object) -> sa.ColumnElement[object]:
-    """SQLModel declares attributes by their Python type; queries need the column behind it."""
-    return cast("sa.ColumnElement[object]", attribute)

@@ -7,7 +7,7 @@ completed from the same object (`gateway.openapi`). Nothing is read before the c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -48,7 +48,7 @@ class StrictJson(Generic[Model]):
 
 
 def json_body(model: type[BaseModel]) -> Any:
-    """`Annotated[Model, json_body(Model)]` in an endpoint's signature."""
+    """The body, parsed as `model`; goes into `Annotated[Model, …]` of an endpoint."""
     return Depends(StrictJson(model))
 
 
@@ -57,7 +57,7 @@ def media_type_of(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     """The body's chunks, refused as `too_large` as soon as they cannot stay within `limit`."""
     declared = request.headers.get("content-length", "")
     received = int(declared) if declared.isdigit() else 0
@@ -79,7 +79,7 @@ async def read_form(request: Request, limit: int) -> FormData:
     """
     parser = MultiPartParser(
         request.headers,
-        bounded(request, limit),  # type: ignore[arg-type]  (any async iterator of bytes does)
+        bounded(request, limit),
         max_files=1,
         max_fields=1,
         max_part_size=MANIFEST_BYTES,

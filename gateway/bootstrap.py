@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from gateway import auth, schema
 from gateway.settings import GatewaySettings
-from gateway.tables import User
+from gateway.tables import USER
 from kit.clock import utc_now
 from kit.db import Database
 from kit.ids import new_id
@@ -51,7 +51,7 @@ def first_admin(database: Database, settings: GatewaySettings) -> FirstAdmin | N
     password = given.get_secret_value() if given else secrets.token_urlsafe(18)
     wanted = {"email": settings.admin_email, "password": password, "role": "admin"}
     with database.read() as session:
-        if session.scalar(sa.select(User.id).limit(1)) is not None:
+        if session.scalar(sa.select(USER.c.id).limit(1)) is not None:
             return None
     if given is not None and len(password) < 12:
         raise invalid("PRIVACY_GATEWAY_ADMIN_PASSWORD", "has at least 12 characters")

@@ -16,6 +16,7 @@ from gateway.auth import authenticate
 from gateway.settings import GatewaySettings
 from jobs.principal import Principal
 from jobs.services import Services
+from policies.engine import PolicyEngine
 from privacy_gateway.schemas import Role
 
 EVERYBODY: tuple[Role, ...] = ("admin", "owner", "researcher", "auditor")
@@ -31,6 +32,11 @@ def settings(request: Request) -> GatewaySettings:
     return cast("GatewaySettings", request.app.state.settings)
 
 
+def examiners(request: Request) -> tuple[PolicyEngine, ...]:
+    """Every engine that has to agree before a policy is activated."""
+    return cast("tuple[PolicyEngine, ...]", request.app.state.examiners)
+
+
 def principal(request: Request, services: Annotated[Services, Depends(services)]) -> Principal:
     """The caller, from the bearer token.
 
@@ -38,9 +44,7 @@ def principal(request: Request, services: Annotated[Services, Depends(services)]
         Refused: `unauthenticated`.
     """
     with services.database.read() as session:
-        return authenticate(
-            session, request.headers.get("authorization"), now=services.clock()
-        )
+        return authenticate(session, request.headers.get("authorization"), now=services.clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Allow:
 
 
 def allow(*roles: Role) -> Any:
-    """`Annotated[Principal, allow("owner", "admin")]`: the caller, or `forbidden`."""
+    """The caller if they have one of `roles`; goes into `Annotated[Principal, …]`."""
     return Depends(Allow(roles))
 
 
@@ -77,6 +81,7 @@ def paging(
 
 Outside = Annotated[Services, Depends(services)]
 Configured = Annotated[GatewaySettings, Depends(settings)]
+Examiners = Annotated[tuple[PolicyEngine, ...], Depends(examiners)]
 PageAsked = Annotated[Paging, Depends(paging)]
 Anybody = Annotated[Principal, allow(*EVERYBODY)]
 Admin = Annotated[Principal, allow("admin")]

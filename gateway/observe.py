@@ -64,11 +64,13 @@ class _Queue(Collector):
     def collect(self) -> Iterator[Metric]:
         status, sent = Job.__table__.c.status, Outbox.__table__.c.sent_at  # type: ignore[attr-defined]
         with self.database.read() as session:
-            found = session.execute(sa.select(status, sa.func.count()).group_by(status)).all()
+            found = session.execute(
+                sa.select(status, sa.func.count().label("number")).group_by(status)
+            ).all()
             waiting = session.scalar(
                 sa.select(sa.func.count()).select_from(Outbox).where(sent.is_(None))
             )
-        counted = {state: number for state, number in found}
+        counted = {row.status: row.number for row in found}
         jobs = GaugeMetricFamily("privacy_gateway_jobs", "Jobs by state", labels=["state"])
         for state in STATES:
             jobs.add_metric([state], counted.get(state, 0))
@@ -79,7 +81,7 @@ class _Queue(Collector):
 
 
 class Observed:
-    """ASGI middleware: counts, times and logs each request, and sets the headers all answers have."""
+    """ASGI middleware: counts, times and logs requests, and sets the headers all answers have."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -106,7 +108,10 @@ class Observed:
         self._metrics.requests.labels(_method(scope), route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         _LOG.info(
-            "request", method=_method(scope), route=route, status=status,
+            "request",
+            method=_method(scope),
+            route=route,
+            status=status,
             milliseconds=round(seconds * 1000, 1),
         )
 

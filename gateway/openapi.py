@@ -92,9 +92,7 @@ def _calls(dependant: Dependant) -> Iterator[Any]:
         yield from _calls(dependency)
 
 
-def _complete(
-    operation: dict[str, Any], body: type[BaseModel] | None, *, protected: bool
-) -> None:
+def _complete(operation: dict[str, Any], body: type[BaseModel] | None, *, protected: bool) -> None:
     """Add body, security and the one failure shape to an operation."""
     if body is not None:
         schema = {"$ref": _REFERENCE.format(model=body.__name__)}

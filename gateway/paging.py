@@ -7,7 +7,7 @@ cut by OFFSET, and never say how many there are: a count would be one more thing
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -22,18 +22,16 @@ Item = TypeVar("Item", bound=BaseModel)
 
 def page(
     session: Session,
-    query: sa.Select[tuple[Row]],
-    key: object,
+    query: sa.Select[Row],
+    column: sa.Column[Any],
     asked: Paging,
     view: Callable[[Row], Item],
 ) -> Page[Item]:
-    """Run `query` for one page in the order of `key`, a unique column of its row."""
-    column = cast("sa.ColumnElement[Any]", key)
+    """Run `query` for one page in the order of `column`, a unique one of its row."""
     if asked.after is not None:
         query = query.where(column > asked.after)
     rows = session.scalars(query.order_by(column).limit(asked.limit + 1)).all()
-    name = cast("Any", key).key
-    return cut(rows, asked, lambda row: str(getattr(row, name)), view)
+    return cut(rows, asked, lambda row: str(getattr(row, column.key)), view)
 
 
 def cut(

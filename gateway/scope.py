@@ -13,22 +13,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting.tables import Population
-from gateway.tables import User
+from accounting.tables import POPULATION, Population
+from gateway.tables import USER
 from jobs.principal import Principal
 from jobs.tables_datasets import Dataset
 from policies.tables import PolicyRevision
 from privacy_gateway.errors import Refused
 
-_POPULATION = Population.__table__  # type: ignore[attr-defined]
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
 _REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
-_USER = User.__table__  # type: ignore[attr-defined]
 
 _READERS = ("admin", "auditor")
 
 
-def datasets(caller: Principal) -> sa.Select[tuple[Dataset]]:
+def datasets(caller: Principal) -> sa.Select[Dataset]:
     """The data sets a caller may see, as a query to narrow further."""
     query = sa.select(Dataset)
     if caller.role in _READERS:
@@ -62,15 +60,15 @@ def own_dataset(session: Session, caller: Principal, dataset_id: str) -> Dataset
     return row
 
 
-def populations(caller: Principal) -> sa.Select[tuple[Population]]:
+def populations(caller: Principal) -> sa.Select[Population]:
     """The populations a caller may see, as a query to narrow further."""
     query = sa.select(Population)
     if caller.role in _READERS:
         return query
     if caller.role == "owner":
-        return query.where(_POPULATION.c.owner_id == caller.id)
+        return query.where(POPULATION.c.owner_id == caller.id)
     behind = sa.select(_DATASET.c.population_id).where(_open_to_researchers())
-    return query.where(_POPULATION.c.id.in_(behind))
+    return query.where(POPULATION.c.id.in_(behind))
 
 
 def population(session: Session, caller: Principal, population_id: str) -> Population:
@@ -79,7 +77,7 @@ def population(session: Session, caller: Principal, population_id: str) -> Popul
     Raises:
         Refused: `not_found`.
     """
-    row = session.scalar(populations(caller).where(_POPULATION.c.id == population_id))
+    row = session.scalar(populations(caller).where(POPULATION.c.id == population_id))
     if row is None:
         raise _nothing("population")
     return row
@@ -101,7 +99,7 @@ def population_ids(session: Session, caller: Principal) -> list[str] | None:
     """Ids of the caller's populations; None where the caller reads every one."""
     if caller.role in _READERS:
         return None
-    return list(session.scalars(populations(caller).with_only_columns(_POPULATION.c.id)))
+    return list(session.scalars(populations(caller).with_only_columns(POPULATION.c.id)))
 
 
 def researcher_id(session: Session, named: str) -> str:
@@ -110,8 +108,8 @@ def researcher_id(session: Session, named: str) -> str:
     Raises:
         Refused: `not_found`.
     """
-    wanted: Any = _USER.c.email == named.lower() if "@" in named else _USER.c.id == named
-    query = sa.select(_USER.c.id).where(wanted, _USER.c.role == "researcher")
+    wanted: Any = USER.c.email == named.lower() if "@" in named else USER.c.id == named
+    query = sa.select(USER.c.id).where(wanted, USER.c.role == "researcher")
     found = session.scalar(query)
     if found is None:
         raise _nothing("researcher")

@@ -21,8 +21,8 @@ class GatewaySettings(Settings):
         port: TCP port; 0 lets the system choose.
         login_hours: lifetime of a token from `POST /v1/login`.
         event_poll_seconds: how often an open event stream looks for news.
-        relay_seconds: pause between two turns of the outbox relay and the reaper.
-        background: run relay and reaper inside this process (off for pure API replicas).
+        housekeeping: run outbox relay and reaper inside this process (off for pure API replicas).
+        housekeeping_seconds: pause between two passes of it.
         admin_email: account made by the first start of `up`.
         admin_password: its password; generated and printed once when empty.
     """
@@ -31,8 +31,8 @@ class GatewaySettings(Settings):
     port: int = Field(default=8081, ge=0, le=65_535)
     login_hours: float = Field(default=24.0, gt=0, le=8760)
     event_poll_seconds: float = Field(default=0.5, gt=0, le=60)
-    relay_seconds: float = Field(default=0.5, gt=0, le=60)
-    background: bool = True
+    housekeeping: bool = True
+    housekeeping_seconds: float = Field(default=0.5, gt=0, le=60)
     admin_email: str = "admin@localhost"
     admin_password: SecretStr | None = None
 

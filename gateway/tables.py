@@ -6,6 +6,8 @@ SHA-256. This module must never hold behaviour.
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
@@ -49,3 +51,7 @@ class Token(SQLModel, table=True):
     created_at: int = Field(sa_type=sa.BigInteger)
     expires_at: int = Field(sa_type=sa.BigInteger)
     revoked_at: int | None = Field(default=None, sa_type=sa.BigInteger)
+
+
+USER: Final = SQLModel.metadata.tables["user_account"]
+TOKEN: Final = SQLModel.metadata.tables["access_token"]

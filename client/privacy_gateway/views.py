@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
-from privacy_gateway.schemas import Name, Role, Strict, View
+from privacy_gateway.schemas import Identifier, JobRequest, Name, Role, Rule, Strict, View
 
 Item = TypeVar("Item")
 
@@ -160,17 +160,21 @@ class DecisionView(View):
     dataset: str
     job: str | None
     subject: str
-    verdict: str
-    code: str
-    policy_revision: int | None
-    policy_digest: str | None
+    outcome: Literal["allow", "needs_approval", "deny"]
+    code: str | None
+    fault: str | None
+    detail: str
+    verdict: dict[str, Any]
+    input: dict[str, Any]
+    input_digest: str
+    digest: str
+    revision: int | None
+    revision_digest: str | None
+    library_digest: str
     engine: str
     engine_version: str
-    input_digest: str
     latency_us: int
     created_at: str
-    input: dict[str, Any] | None = None
-    answer: dict[str, Any] | None = None
 
 
 class HealthView(View):
@@ -185,3 +189,83 @@ class RoundMetrics(View):
 
     round: int
     metrics: dict[str, float]
+
+
+class DryRun(Strict):
+    """Body of `POST /v1/datasets/{id}/policies/{n}/dry-run`: a new request, or a past job's id."""
+
+    job: JobRequest | Identifier
+
+
+class FindingView(View):
+    """One remark about a policy text; `line` and `column` count from 1."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    line: int
+    column: int
+    hint: str
+    module: str
+
+
+class TestView(View):
+    """One `test_*` rule of the owner."""
+
+    engine: str
+    name: str
+    passed: bool
+    detail: str
+
+
+class RevisionView(View):
+    """A numbered policy text; `problems` are what keeps it from activation (only when examined)."""
+
+    id: str
+    dataset: str
+    number: int
+    state: Literal["draft", "active", "superseded"]
+    digest: str
+    reason: str
+    author_id: str
+    created_at: str
+    activated_at: str | None = None
+    activated_by: str | None = None
+    source: str | None = None
+    tests: str | None = None
+    findings: list[FindingView] = []
+    results: list[TestView] = []
+    problems: list[dict[str, Any]] = []
+
+
+class DryRunView(View):
+    """What a revision decides about a request; nothing was recorded or reserved.
+
+    `code` and `rules` are the whole refusal (policy, budget, floors) for a new request, and the
+    policy's own for a past one.
+    """
+
+    outcome: Literal["allow", "needs_approval", "deny"]
+    code: str | None
+    rules: list[Rule]
+    approvals: list[dict[str, Any]]
+    obligations: dict[str, Any]
+    detail: str
+    input: dict[str, Any]
+
+
+class EntryView(View):
+    """One sealed ledger entry; `leaf` is the sealed truth, the rest names what it is about."""
+
+    id: int
+    population: str
+    seq: int
+    kind: str
+    at: str
+    job: str | None
+    researcher: str | None
+    actor: str | None
+    rounds: int | None
+    leaf: dict[str, Any]
+    prev_hash: str
+    hash: str

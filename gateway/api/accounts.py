@@ -12,7 +12,7 @@ from gateway import auth
 from gateway.body import json_body
 from gateway.deps import Admin, Anybody, Configured, Outside, PageAsked
 from gateway.paging import page
-from gateway.tables import Token, User
+from gateway.tables import TOKEN, USER, Token, User
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
 from privacy_gateway.errors import Refused
@@ -78,7 +78,7 @@ def create_user(
 def list_users(services: Outside, caller: Admin, asked: PageAsked) -> Page[UserView]:
     """All accounts, oldest first."""
     with services.database.read() as session:
-        return page(session, sa.select(User), User.id, asked, _user)
+        return page(session, sa.select(User), USER.c.id, asked, _user)
 
 
 @router.post("/tokens", status_code=201)
@@ -101,9 +101,9 @@ def create_token(
 @router.get("/tokens")
 def list_tokens(services: Outside, caller: Anybody, asked: PageAsked) -> Page[TokenView]:
     """One's own tokens, without their text."""
-    query = sa.select(Token).where(Token.user_id == caller.id)  # type: ignore[arg-type]
+    query = sa.select(Token).where(TOKEN.c.user_id == caller.id)
     with services.database.read() as session:
-        return page(session, query, Token.id, asked, _token)
+        return page(session, query, TOKEN.c.id, asked, _token)
 
 
 @router.delete("/tokens/{token_id}", status_code=204)

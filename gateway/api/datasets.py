@@ -35,6 +35,7 @@ from privacy_gateway.views import DatasetView, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
+_DATASET = Dataset.__table__  # type: ignore[attr-defined]
 _REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
 
 # What the form and the JSON body look like, for the OpenAPI document.
@@ -102,16 +103,15 @@ def register(
     the `path` of a file in a directory the operator opened for import.
     """
     limits = replace(LIMITS, file_bytes=min(LIMITS.file_bytes, settings.maximum_upload_bytes))
-    with given.file(settings, services) as source:
-        with services.database.read() as session:
-            staged = catalogue.stage(
-                session,
-                manifest=given.manifest,
-                source=source,
-                owner_id=caller.id,
-                state_dir=settings.state_dir,
-                limits=limits,
-            )
+    with given.file(settings, services) as source, services.database.read() as session:
+        staged = catalogue.stage(
+            session,
+            manifest=given.manifest,
+            source=source,
+            owner_id=caller.id,
+            state_dir=settings.state_dir,
+            limits=limits,
+        )
     with services.database.unit_of_work() as session:
         row = catalogue.register(
             session,
@@ -130,7 +130,7 @@ def list_datasets(services: Outside, caller: Anybody, asked: PageAsked) -> Page[
     """The versions one may see: one's own, or those with an active policy."""
     with services.database.read() as session:
         return page(
-            session, scope.datasets(caller), Dataset.id, asked, lambda row: _view(session, row)
+            session, scope.datasets(caller), _DATASET.c.id, asked, lambda row: _view(session, row)
         )
 
 

@@ -137,11 +137,13 @@ def result(
     services: Outside,
     caller: Anybody,
     job_id: str,
-    format: Annotated[Format, Query(description="npz without pickles, or safetensors")] = "npz",
+    form: Annotated[
+        Format, Query(alias="format", description="npz without pickles, or safetensors")
+    ] = "npz",
 ) -> Response:
     """The released model; downloads are free for ever."""
     with services.database.read() as session:
-        file = settlement.result(session, caller, job_id, now=services.clock(), form=format)
+        file = settlement.result(session, caller, job_id, now=services.clock(), form=form)
     headers = {
         "Content-Disposition": f'attachment; filename="{file.filename}"',
         "Digest": f"sha-256={file.digest}",

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from gateway.body import json_body
 from gateway.deps import Outside, Pricer
-from jobs import admission, inverse
+from jobs import inverse, quoting
 from privacy_gateway.schemas import InverseAnswer, InverseRequest, Quote, QuoteRequest
 
 router = APIRouter(prefix="/v1/quotes", tags=["quotes"])
@@ -19,7 +19,7 @@ def quote(
     services: Outside, caller: Pricer, body: Annotated[QuoteRequest, json_body(QuoteRequest)]
 ) -> Quote:
     """Price, verdict, and the nearest job that would pass; asks nobody and spends nothing."""
-    return admission.quote(services, caller, body.job)
+    return quoting.quote(services, caller, body.job)
 
 
 @router.post("/inverse")

@@ -10,7 +10,7 @@ import typer
 
 from gateway import auth, schema
 from gateway.cli.common import State, explained, load_settings, open_database
-from gateway.tables import User
+from gateway.tables import USER, User
 from kit.clock import from_micros, rfc3339, utc_now
 from kit.ids import new_id
 from privacy_gateway.errors import Refused
@@ -61,7 +61,7 @@ def add(
 def list_users(state: State = None) -> None:
     """All accounts: id, role, address."""
     with explained(), open_database(load_settings(state)) as database, database.read() as session:
-        for user in session.scalars(sa.select(User).order_by(User.id)):  # type: ignore[arg-type]
+        for user in session.scalars(sa.select(User).order_by(USER.c.id)):
             typer.echo(f"{user.id}  {user.role:<10}  {user.email}")
 
 
@@ -74,7 +74,7 @@ def token(
     """Make a bearer token for an account; its text is printed once."""
     with explained(), open_database(load_settings(state)) as database:
         with database.unit_of_work() as session:
-            query = sa.select(User).where(User.email == email.lower())  # type: ignore[arg-type]
+            query = sa.select(User).where(USER.c.email == email.lower())
             user = session.scalar(query)
             if user is None:
                 raise Refused("not_found", f"no account has the address {email}")

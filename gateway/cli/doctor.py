@@ -23,7 +23,7 @@ from privacy_gateway.errors import Refused
 Check = Callable[[GatewaySettings], str]
 
 
-class _Ill(Exception):
+class _Ill(Exception):  # noqa: N818  (a finding, not an error of ours)
     """A check's finding: what is wrong and what to do."""
 
 
@@ -34,8 +34,9 @@ def doctor(
     """Look at Python, state directory, database, policy engine, broker and TensorFlow."""
     findings = list(_examine(load_settings(state)))
     if format_ == "json":
-        typer.echo(json.dumps([dict(zip(("part", "ok", "detail"), row, strict=True))
-                               for row in findings]))
+        typer.echo(
+            json.dumps([dict(zip(("part", "ok", "detail"), row, strict=True)) for row in findings])
+        )
     else:
         for part, ok, detail in findings:
             typer.echo(f"{'ok  ' if ok else 'FAIL'}  {part:<10}  {detail}")

@@ -21,7 +21,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port; 0 lets the system choose.")] = None,
     state: State = None,
-    fd: Annotated[int | None, typer.Option(help="An already listening socket.", hidden=True)] = None,
+    fd: Annotated[
+        int | None, typer.Option(help="An already listening socket.", hidden=True)
+    ] = None,
 ) -> None:
     """Serve HTTP only; needs a migrated database and, for jobs to run, a broker and a worker."""
     with explained():

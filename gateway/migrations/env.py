@@ -8,10 +8,6 @@ from __future__ import annotations
 from alembic import context
 from sqlmodel import SQLModel
 
-import accounting.tables
-import gateway.tables
-import jobs.tables
-import jobs.tables_datasets
 import policies.tables  # noqa: F401
 
 connection = context.config.attributes["connection"]

@@ -1,0 +1,165 @@
+"""The ledger: pages for people, exports for verifiers; an owner sees her own populations."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime
+
+from accounting import ledger
+from accounting.posting import Entry
+from accounting.tables import KINDS
+from gateway import scope
+from gateway.deps import Outside, OwnerOrAuditor, PageAsked
+from gateway.paging import cut
+from jobs.services import Services
+from kit.clock import rfc3339
+from privacy_gateway import canonical
+from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.views import EntryView, Page
+
+router = APIRouter(prefix="/v1/ledger", tags=["ledger"])
+
+COLUMNS = (
+    "id", "population", "seq", "kind", "at", "job", "researcher", "actor", "round_first", "rounds",
+    "attempt", "fence", "prev_hash", "hash", "leaf",
+)  # fmt: skip
+_BATCH = 1000
+
+Named = Annotated[str | None, Query(max_length=100)]
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/jsonl": {"schema": {"type": "string"}},
+            "text/csv": {"schema": {"type": "string"}},
+        }
+    }
+}
+
+
+@router.get("")
+def list_entries(
+    services: Outside,
+    caller: OwnerOrAuditor,
+    asked: PageAsked,
+    population: Named = None,
+    researcher: Named = None,
+    job: Named = None,
+    kind: Named = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+) -> Page[EntryView]:
+    """Entries in the order they were written."""
+    if kind is not None and kind not in KINDS:
+        raise invalid("kind", f"is one of {', '.join(KINDS)}", value=kind)
+    with services.database.read() as session:
+        rows = ledger.entries(
+            session,
+            population=population,
+            researcher=researcher,
+            job=job,
+            kind=kind,
+            since=since,
+            until=until,
+            after=_position(asked.after),
+            limit=asked.limit,
+            populations=scope.population_ids(session, caller),
+        )
+    # A full page may be the last one; the following is then empty, which costs one request.
+    following = str(rows[-1].id) if len(rows) == asked.limit else None
+    return cut(rows, asked, lambda row: str(row.id), _view).model_copy(update={"next": following})
+
+
+@router.get("/export", responses=_FILE, response_class=StreamingResponse)
+def export(
+    services: Outside,
+    caller: OwnerOrAuditor,
+    form: Annotated[
+        Literal["jsonl", "csv"], Query(alias="format", description="jsonl is verifiable")
+    ] = "jsonl",
+) -> StreamingResponse:
+    """Everything one may see, as a file: JSON lines for `privacy-gateway verify`, or CSV."""
+    with services.database.read() as session:
+        populations = scope.population_ids(session, caller)
+    if form == "csv":
+        content, media_type = _csv(services, populations), "text/csv; charset=utf-8"
+    else:
+        content, media_type = _jsonl(services, populations), "application/jsonl"
+    headers = {"Content-Disposition": f'attachment; filename="ledger.{form}"'}
+    return StreamingResponse(content, media_type=media_type, headers=headers)
+
+
+@router.get("/{entry_id}")
+def show(services: Outside, caller: OwnerOrAuditor, entry_id: str) -> EntryView:
+    """One entry, by the `id` of the listing."""
+    with services.database.read() as session:
+        found = ledger.entry(session, _position(entry_id) or 0)
+        if not _visible(scope.population_ids(session, caller), found):
+            raise Refused("not_found", f"there is no ledger entry {entry_id}")
+    return _view(found)
+
+
+def _position(text: str | None) -> int | None:
+    """An entry's id from a parameter."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise invalid("after", "is the id of an entry", value=text[:80])
+    return int(text)
+
+
+def _visible(populations: list[str] | None, entry: Entry) -> bool:
+    return populations is None or entry.population_id in populations
+
+
+def _jsonl(services: Services, populations: list[str] | None) -> Iterator[bytes]:
+    with services.database.read() as session:
+        for line in ledger.export_lines(session, populations=populations):
+            yield line + b"\n"
+
+
+def _csv(services: Services, populations: list[str] | None) -> Iterator[bytes]:
+    """One row an entry; the leaf is the last column, so that nothing is lost."""
+    yield _row(COLUMNS)
+    after = 0
+    with services.database.read() as session:
+        while rows := ledger.entries(session, after=after, limit=_BATCH, populations=populations):
+            for entry in rows:
+                yield _row(_cells(entry))
+            after = rows[-1].id
+
+
+def _cells(entry: Entry) -> tuple[Any, ...]:
+    return (
+        entry.id, entry.population_id, entry.seq, entry.kind, rfc3339(entry.at), entry.job_id,
+        entry.researcher_id, entry.actor_id, entry.round_first, entry.rounds, entry.attempt,
+        entry.fence, entry.prev_hash, entry.hash, canonical.dumps(entry.leaf).decode(),
+    )  # fmt: skip
+
+
+def _row(cells: tuple[Any, ...]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _view(entry: Entry) -> EntryView:
+    return EntryView(
+        id=entry.id,
+        population=entry.population_id,
+        seq=entry.seq,
+        kind=entry.kind,
+        at=rfc3339(entry.at),
+        job=entry.job_id,
+        researcher=entry.researcher_id,
+        actor=entry.actor_id,
+        rounds=entry.rounds,
+        leaf=entry.leaf,
+        prev_hash=entry.prev_hash,
+        hash=entry.hash,
+    )

@@ -1,0 +1,171 @@
+"""The owner's policy: draft, examine, try out, activate. Texts never change once stored."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from gateway import dryrun, scope
+from gateway.body import json_body
+from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor, PageAsked
+from gateway.paging import cut
+from jobs.services import Services
+from kit.clock import rfc3339
+from policies import activation, revisions
+from policies.activation import Examination
+from policies.engine import Revision
+from policies.probes import Floor, floor_of
+from privacy_gateway.errors import invalid
+from privacy_gateway.schemas import NewPolicy
+from privacy_gateway.views import DryRun, DryRunView, FindingView, Page, RevisionView, TestView
+
+router = APIRouter(prefix="/v1/datasets/{dataset_id}/policies", tags=["policies"])
+
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+
+@router.post("", status_code=201)
+def draft(
+    services: Outside,
+    examiners: Examiners,
+    caller: Owner,
+    dataset_id: str,
+    body: Annotated[NewPolicy, json_body(NewPolicy)],
+) -> RevisionView:
+    """Store a text as the next revision, examined on every engine; it decides nothing yet."""
+    with services.database.read() as session:
+        scope.own_dataset(session, caller, dataset_id)
+    text = Revision.of_text(body.source, body.tests, dataset_id=dataset_id)
+    examined = activation.examine(examiners, text, floor=_floor(services))
+    with services.database.unit_of_work() as session:
+        stored = revisions.draft(
+            session,
+            dataset_id=dataset_id,
+            source=body.source,
+            tests=body.tests,
+            reason=body.reason,
+            author_id=caller.id,
+            now=services.clock(),
+            ids=services.new_id,
+        )
+    return _examined(stored, examined)
+
+
+@router.get("")
+def list_policies(
+    services: Outside, caller: OwnerOrAuditor, dataset_id: str, asked: PageAsked
+) -> Page[RevisionView]:
+    """All revisions of a data set, without their texts."""
+    if asked.after is not None and not asked.after.isdigit():
+        raise invalid("after", "is the number of a revision", value=asked.after)
+    with services.database.read() as session:
+        scope.dataset(session, caller, dataset_id)
+        rows = revisions.list_revisions(
+            session, dataset_id, after=int(asked.after or 0), limit=asked.limit + 1
+        )
+    return cut(rows, asked, lambda row: str(row.number), _brief)
+
+
+@router.get("/{number}")
+def show(
+    services: Outside, caller: OwnerOrAuditor, dataset_id: str, number: Number
+) -> RevisionView:
+    """One revision with source and tests."""
+    with services.database.read() as session:
+        scope.dataset(session, caller, dataset_id)
+        return _view(revisions.get(session, dataset_id=dataset_id, number=number))
+
+
+@router.post("/{number}/activate")
+def activate(
+    services: Outside, examiners: Examiners, caller: Owner, dataset_id: str, number: Number
+) -> RevisionView:
+    """Let a draft decide from now on; refused with every problem unless it passes its checks."""
+    with services.database.read() as session:
+        scope.own_dataset(session, caller, dataset_id)
+        stored = revisions.get(session, dataset_id=dataset_id, number=number)
+    # Examined before the transaction: tests and probes take too long to hold a lock.
+    examined = activation.examine(examiners, stored, floor=_floor(services))
+    with services.database.unit_of_work() as session:
+        active = revisions.activate(
+            session,
+            examiners,
+            dataset_id=dataset_id,
+            number=number,
+            actor_id=caller.id,
+            now=services.clock(),
+            examination=examined,
+        )
+    return _examined(active, examined)
+
+
+@router.post("/{number}/dry-run")
+def dry_run(
+    services: Outside,
+    caller: Owner,
+    dataset_id: str,
+    number: Number,
+    body: Annotated[DryRun, json_body(DryRun)],
+) -> DryRunView:
+    """What a revision would decide about a request, new or past; nothing is recorded."""
+    with services.database.read() as session:
+        scope.own_dataset(session, caller, dataset_id)
+        revision = revisions.get(session, dataset_id=dataset_id, number=number)
+    if isinstance(body.job, str):
+        return dryrun.of_past_job(services, caller, revision, body.job)
+    return dryrun.of_request(services, caller, revision, body.job)
+
+
+def _floor(services: Services) -> Floor:
+    return floor_of(
+        minimum_clients_per_round=services.settings.minimum_clients_per_round,
+        minimum_noise_multiplier=services.settings.minimum_noise_multiplier,
+    )
+
+
+def _view(revision: Revision) -> RevisionView:
+    made, activated = revision.created_at, revision.activated_at
+    return RevisionView(
+        id=revision.id,
+        dataset=revision.dataset_id,
+        number=revision.number,
+        state=revision.state,
+        digest=revision.digest,
+        reason=revision.reason,
+        author_id=revision.author_id,
+        created_at=rfc3339(made) if made else "",
+        activated_at=rfc3339(activated) if activated else None,
+        activated_by=revision.activated_by,
+        source=revision.source,
+        tests=revision.tests,
+    )
+
+
+def _brief(revision: Revision) -> RevisionView:
+    return _view(revision).model_copy(update={"source": None, "tests": None})
+
+
+def _examined(revision: Revision, examination: Examination) -> RevisionView:
+    """A revision with what every engine said about it."""
+    findings = [
+        FindingView(
+            severity=item.severity,
+            code=item.code,
+            message=item.message,
+            line=item.line,
+            column=item.column,
+            hint=item.hint,
+            module=item.module,
+        )
+        for item in examination.findings.items
+    ]
+    results = [
+        TestView(engine=engine, name=test.name, passed=test.passed, detail=test.detail)
+        for engine, report in examination.tests.items()
+        for test in report.results
+    ]
+    problems = [problem.as_dict() for problem in examination.problems]
+    return _view(revision).model_copy(
+        update={"findings": findings, "results": results, "problems": problems}
+    )

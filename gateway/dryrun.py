@@ -1,0 +1,87 @@
+"""What a policy revision would decide, tried out: for a new request, or a past one as stored.
+
+Nothing here may record, reserve or charge; and a dry run never tells more than the owner of the
+data set may see anyway.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs import judgement, situation
+from jobs.principal import Principal
+from jobs.services import Services
+from jobs.views import find
+from policies import revisions
+from policies.ask import Decision, ask
+from policies.engine import Revision
+from policies.question import Question, for_policy
+from privacy_gateway import canonical
+from privacy_gateway.errors import Refused
+from privacy_gateway.schemas import JobRequest, Rule
+from privacy_gateway.views import DryRunView
+
+
+def of_request(
+    services: Services, owner: Principal, revision: Revision, request: JobRequest
+) -> DryRunView:
+    """Price and judge a new request under `revision`, as if it decided now.
+
+    Raises:
+        Refused: `invalid_request` on `job.dataset` for another data set; whatever a quote raises.
+    """
+    if request.dataset != revision.dataset_id:
+        fault = "the request is about another data set than the policy"
+        raise Refused("invalid_request", f"job.dataset: {fault}")
+    with services.database.read() as session:
+        known = situation.read(session, owner, request.dataset, revision=revision)
+    proposal = judgement.propose(services.settings, known, request)
+    judged = judgement.judge(
+        services,
+        owner,
+        known,
+        proposal,
+        request_id=services.new_id("dry"),
+        now=services.clock(),
+    )
+    return _view(judged.decision, judged.code, list(judged.rules))
+
+
+def of_past_job(
+    services: Services, owner: Principal, revision: Revision, job_id: str
+) -> DryRunView:
+    """Ask `revision` exactly what was asked when a job was admitted.
+
+    Raises:
+        Refused: `not_found` for a job that is not on this data set or not the owner's to see.
+    """
+    with services.database.read() as session:
+        job = find(session, owner, job_id)
+        if job.dataset_id != revision.dataset_id:
+            raise Refused("not_found", f"there is no job {job_id}")
+        stored = revisions.decision(session, job.decision_id)["input"]
+    question = for_policy(Question.of_document(stored), revision.id, revision.number)
+    decision = ask(
+        services.engine,
+        revision,
+        question,
+        deadline_seconds=services.settings.policy_deadline_seconds,
+    )
+    rules = [
+        Rule(code=denial.code, field=denial.field, message=denial.message)
+        for denial in decision.verdict.denials
+    ]
+    return _view(decision, decision.code, rules)
+
+
+def _view(decision: Decision, code: str | None, rules: list[Rule]) -> DryRunView:
+    verdict: dict[str, Any] = decision.verdict.as_dict()
+    return DryRunView(
+        outcome=decision.verdict.outcome,
+        code=code,
+        rules=rules,
+        approvals=verdict["approvals"],
+        obligations=verdict["obligations"],
+        detail=decision.detail,
+        input=canonical.loads_strict(decision.input_bytes),
+    )
