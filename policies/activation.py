@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from policies.ask import judge
+from policies.ask import Decision, ask, judge
 from policies.engine import (
     DEADLINE_SECONDS,
     Findings,
@@ -19,6 +19,7 @@ from policies.engine import (
 )
 from policies.errors import EngineFailed, Fault, code_of
 from policies.probes import Floor, Probe, must_deny, no_floor, samples
+from policies.question import Question, for_policy
 from policies.text import TextRefused
 from policies.verdict import Verdict
 from privacy_gateway.errors import FieldError, Refused
@@ -67,6 +68,28 @@ def examine(
     return Examination(revision.digest, findings, reports, tuple(problems[:MOST_PROBLEMS]))
 
 
+def dry_run(
+    engines: Sequence[PolicyEngine], revision: Revision, question: Question
+) -> tuple[Findings, Decision]:
+    """What a text would decide, on the first engine; nothing is stored.
+
+    A text that breaks the language profile is never run, whatever it would answer.
+
+    Raises:
+        Refused: `policy_unavailable` when an engine does not work; `policy_refused` with the
+            findings of a text that is not clean.
+    """
+    try:
+        findings = _findings(engines, revision)
+    except EngineFailed as failure:
+        detail = f"the policy was not checked: {failure}"
+        raise Refused("policy_unavailable", detail) from failure
+    problems = tuple(_of_findings(findings))
+    refuse_unless_passed(Examination(revision.digest, findings, {}, problems))
+    asked = for_policy(question, revision.id, revision.number)
+    return findings, ask(engines[0], revision, asked)
+
+
 def refuse_unless_passed(examination: Examination) -> None:
     """Raise with every problem.
 
@@ -78,7 +101,7 @@ def refuse_unless_passed(examination: Examination) -> None:
     first = examination.problems[0]
     raise Refused(
         "policy_refused",
-        f"the revision was not activated: {first.message}",
+        f"the policy was refused: {first.message}",
         errors=examination.problems,
         problems=len(examination.problems),
     )

@@ -88,9 +88,12 @@ class EmbeddedEngine:
             EngineFailed: no child process could be had.
         """
         try:
-            world = test_publication(source, tests)
+            return self.run(test_publication(source, tests))
         except TextRefused as refused:
             return TestReport((TestResult("package", False, refused.message),))
+
+    def run(self, world: Publication) -> TestReport:
+        """Ask all queries of a publication as tests."""
         return TestReport(tuple(self._run_test(world, query) for query in world.queries))
 
     def evaluate(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from policies.text import moved_library
+from policies.text import moved_whole
 from privacy_gateway import canonical
 
 LIBRARY_DIRECTORY = Path(__file__).resolve().parent.parent / "rego" / "gateway"
@@ -34,7 +34,7 @@ class Library:
     def placed(self) -> tuple[tuple[str, str], ...]:
         """The modules moved below `root`, with stable ids."""
         return tuple(
-            (f"library/{self.digest[:16]}/{name}", moved_library(text, self.root))
+            (f"library/{self.digest[:16]}/{name}", moved_whole(text, self.root))
             for name, text in self.modules
         )
 

@@ -14,10 +14,8 @@ from typing import Any
 from policies.engine import Evaluation
 from policies.errors import Fault
 from policies.library import library
-from policies.text import moved, package_of, test_rules
+from policies.text import ENVELOPE, moved, package_of, test_rules
 from privacy_gateway import canonical
-
-ENVELOPE = "gateway_envelope"
 
 
 @dataclass(frozen=True, slots=True)

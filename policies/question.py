@@ -101,7 +101,7 @@ class CostFacts:
 
 @dataclass(frozen=True, slots=True)
 class QuotaFacts:
-    """The researcher's own share, if there is one."""
+    """The researcher's own share of the budget."""
 
     epsilon_nano: int
     remaining_epsilon_nano: int
@@ -109,7 +109,7 @@ class QuotaFacts:
 
 @dataclass(frozen=True, slots=True)
 class BudgetFacts:
-    """The population's budget; what remains is rounded down."""
+    """The population's budget; what remains is rounded down. `quota` is None without a share."""
 
     epsilon_nano: int
     remaining_epsilon_nano: int
@@ -199,7 +199,7 @@ def build(
             "dataset": _plain(dataset),
             "job": _plain(job),
             "cost": _plain(cost),
-            "budget": _plain(budget),
+            "budget": _budget(budget),
             "history": _history(history),
             "derived": _derived(job, dataset, cost),
             "policy": {"id": policy_id, "version": policy_version},
@@ -230,6 +230,13 @@ def _request(request_id: str, kind: Kind, at: datetime) -> dict[str, Any]:
         "weekday": _WEEKDAYS[moment.weekday()],
         "minute_of_day_utc": moment.hour * 60 + moment.minute,
     }
+
+
+def _budget(budget: BudgetFacts) -> dict[str, Any]:
+    """Without a share the whole budget is the share: engines differ on `not` over a missing path."""
+    share = budget.quota or QuotaFacts(budget.epsilon_nano, budget.remaining_epsilon_nano)
+    quota = {"limited": budget.quota is not None, **_plain(share)}
+    return {**_plain(budget), "quota": quota}
 
 
 def _history(history: HistoryFacts) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 LIBRARY_ROOT = "gateway"
+ENVELOPE = "gateway_envelope"
+"""Package of the generated module that answers for a revision."""
 
 _TOKEN = re.compile(
     r"""
@@ -27,7 +29,9 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SEGMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-RESERVED = frozenset({LIBRARY_ROOT, "library", "revisions", "tests", "system", "data", "input"})
+RESERVED = frozenset(
+    {LIBRARY_ROOT, ENVELOPE, "library", "revisions", "tests", "system", "data", "input"}
+)
 """First segments an owner's package may not have."""
 
 
@@ -94,13 +98,8 @@ def moved(source: str, root: str, library_root: str) -> str:
     return _apply(source, edits)
 
 
-def moved_library(source: str, library_root: str) -> str:
-    """A library module below `library_root`."""
-    return moved_package(source, library_root)
-
-
-def moved_package(source: str, root: str) -> str:
-    """A trusted text moved as a whole, all its references included."""
+def moved_whole(source: str, root: str) -> str:
+    """A trusted text, such as the library's, moved with all its references."""
     significant = _meaningful(source)
     edits = [(significant[1].start, f"{root}.")]
     edits += [

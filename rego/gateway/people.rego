@@ -1,0 +1,41 @@
+# METADATA
+# title: People and purposes
+# description: |
+#   Who may ask, and what for. Each is a denial unless the input names somebody or something that
+#   is on the list.
+package gateway.people
+
+import data.gateway.denial
+
+# METADATA
+# description: Only these purposes, compared letter by letter.
+purpose_in(purposes) := denial.of("purpose_not_allowed", "purpose", message, purposes) if {
+	not _allowed(["job", "purpose"], purposes)
+	message := sprintf("the purpose must be one of: %v", [concat(", ", purposes)])
+}
+
+# METADATA
+# description: Only people who have one of these roles.
+role_in(roles) := denial.of("role_not_allowed", "subject.roles", message, roles) if {
+	not _has_role(roles)
+	message := sprintf("one of these roles is needed: %v", [concat(", ", roles)])
+}
+
+# METADATA
+# description: Only people of these organisations.
+organisation_in(names) := denial.of(
+	"organisation_not_allowed",
+	"subject.organisation",
+	message,
+	names,
+) if {
+	not _allowed(["subject", "organisation"], names)
+	message := "the data set is not open to this organisation"
+}
+
+_allowed(path, names) if object.get(input, path, null) in names
+
+_has_role(roles) if {
+	some role in input.subject.roles
+	role in roles
+}
