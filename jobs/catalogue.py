@@ -26,6 +26,8 @@ from privacy_gateway.schemas import Manifest
 
 FOLDER = "datasets"
 
+_DATASET = Dataset.__table__  # type: ignore[attr-defined]
+
 
 def stage(
     session: Session,
@@ -120,14 +122,13 @@ def list_datasets(
         after: id of the last row of the previous page.
         limit: rows at most.
     """
-    query = sa.select(Dataset).order_by(Dataset.__table__.c.id).limit(limit)
-    columns = Dataset.__table__.c
+    query = sa.select(Dataset).order_by(_DATASET.c.id).limit(limit)
     if owner_id is not None:
-        query = query.where(columns.owner_id == owner_id)
+        query = query.where(_DATASET.c.owner_id == owner_id)
     if population_ids is not None:
-        query = query.where(columns.population_id.in_(population_ids))
+        query = query.where(_DATASET.c.population_id.in_(population_ids))
     if after is not None:
-        query = query.where(columns.id > after)
+        query = query.where(_DATASET.c.id > after)
     return list(session.scalars(query))
 
 
@@ -152,9 +153,8 @@ def _population(session: Session, manifest: Manifest, owner_id: str) -> Populati
 
 def _latest(session: Session, owner_id: str, name: str) -> int:
     """Highest version of a name so far, 0 for none."""
-    columns = Dataset.__table__.c
-    query = sa.select(sa.func.max(columns.version)).where(
-        columns.owner_id == owner_id, columns.name == name
+    query = sa.select(sa.func.max(_DATASET.c.version)).where(
+        _DATASET.c.owner_id == owner_id, _DATASET.c.name == name
     )
     return session.scalar(query) or 0
 

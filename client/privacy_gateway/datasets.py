@@ -38,6 +38,11 @@ class Asset:
     shape: tuple[int, ...]
     dataset_id: str
 
+    @property
+    def id(self) -> str:
+        """The identifier as text."""
+        return self.id_at_location.value
+
     def __repr__(self) -> str:
         return f"Asset({self.name!r}, {self.dtype}{list(self.shape)}, id={self.id_at_location})"
 
@@ -65,6 +70,11 @@ class Dataset:
     def name(self) -> str:
         """Name the owner gave it."""
         return self.view.name
+
+    @property
+    def population(self) -> str:
+        """Id of the people it is about, whose budget every job on it spends."""
+        return self.view.population
 
     @property
     def clients(self) -> int:

@@ -17,8 +17,8 @@ from privacy_gateway.cli.output import Form, Format, explained, facts
 from privacy_gateway.notebook import plain_table
 
 if TYPE_CHECKING:
-    from accounting.calculator import Answer
-    from accounting.plan import Sampling
+    from accounting.calculator import Calculation
+    from accounting.plan import Sampling, TrainingPlan
 
 
 def price(
@@ -53,41 +53,33 @@ def price(
             clip_norm=None if adaptive_clipping else 1.0,
             algorithm=algorithm,
         )
-        _print(calculate(plan, delta, budget_epsilon), form)
+        _print(plan, calculate(plan, delta=delta, budget_epsilon=budget_epsilon), form)
 
 
-def _print(answer: Answer, form: Form) -> None:
+def _print(plan: TrainingPlan, answer: Calculation, form: Form) -> None:
     if form is Form.json:
-        print(json.dumps(asdict(answer), indent=2))
+        print(json.dumps({"plan": asdict(plan)} | asdict(answer), indent=2))
         return
     shown: dict[str, Any] = {
-        "ε by RDP": f"{answer.epsilon:.6f}",
+        "ε by RDP": f"{answer.epsilon_rdp:.6f}",
         "ε by PLD": "–" if answer.epsilon_pld is None else f"{answer.epsilon_pld:.6f}",
         "δ": answer.delta,
-        "sampling": f"{answer.sampling}, q = {answer.clients_per_round / answer.clients:.6g}",
+        "event": f"{answer.charge_units} × {answer.event}",
+        "agreed on by": " and ".join(answer.engines),
     }
-    fits = answer.budget
-    if fits is not None:
+    if answer.fit is not None:
         shown |= {
-            f"such jobs in a fresh ε = {fits.epsilon:g}": fits.jobs,
-            "most rounds of one job": fits.rounds,
-            "least noise multiplier": fits.noise_multiplier,
-            "largest cohort": fits.clients_per_round,
+            f"such jobs in a fresh ε = {answer.fit.epsilon:g}": answer.fit.jobs,
+            "most rounds of one job": answer.fit.most_rounds,
+            "least noise multiplier": answer.fit.least_noise,
+            "largest cohort": answer.fit.largest_cohort,
         }
     facts(form, answer, shown)
     print()
-    limits = fits.limit if fits is not None else ()
-    columns = ["order", "per round, nats", "all rounds, nats"] + ["limit, nats"] * bool(limits)
-    vectors = [answer.cost_per_round, answer.cost] + [limits] * bool(limits)
-    rows = [
-        [f"{order:g}", *(_nats(vector[at]) for vector in vectors)]
-        for at, order in enumerate(answer.orders)
-    ]
-    print(plain_table(columns, rows))
+    pairs = zip(answer.orders, answer.cost, strict=True)
+    print(plain_table(["order", "cost, nats"], [[f"{a:g}", _nats(cost)] for a, cost in pairs]))
 
 
 def _nats(pico: int) -> str:
     """Exact: an integer of pico-nats with its point set."""
-    if pico < 0:
-        return "disabled"
     return f"{pico // rdp.PICO}.{pico % rdp.PICO:012d}"

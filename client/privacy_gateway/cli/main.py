@@ -6,6 +6,7 @@ left out, so that a broken server installation never takes `verify` away from an
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("submit")(jobs.submit)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(ledger.app, name="ledger")
+    app.command("verify")(ledger.verify)
     if extensions:
         for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
             _extend(app, entry)
@@ -48,8 +50,21 @@ def build(extensions: bool = True) -> typer.Typer:
 
 def run() -> None:
     """Read the command line and do what it says."""
+    own = build(extensions=False)
     with explained():
-        build()()
+        # Other distributions take seconds to import; a command of our own need not wait for them.
+        (own if _named(sys.argv[1:]) in _commands(own) else build())()
+
+
+def _named(arguments: list[str]) -> str | None:
+    """The command on a command line."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def _commands(app: typer.Typer) -> frozenset[str | None]:
+    """Names of an app's commands and groups."""
+    groups = {str(group.name) for group in app.registered_groups}
+    return frozenset(groups | {command.name for command in app.registered_commands})
 
 
 def _extend(app: typer.Typer, entry: EntryPoint) -> None:
