@@ -1,0 +1,31 @@
+package system.authz_test
+
+import data.system.authz
+
+access := {"token_sha256": crypto.sha256("right")}
+
+ask(request) if authz.allow with input as request with data.gateway_access as access
+
+test_health_is_open if ask({"method": "GET", "path": ["health"]})
+
+test_the_token_publishes_and_asks if {
+	ask({"method": "PUT", "path": ["v1", "policies", "revisions", "r1"], "identity": "right"})
+	ask({"method": "DELETE", "path": ["v1", "policies", "tests", "t1"], "identity": "right"})
+	ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": "right"})
+	ask({"method": "POST", "path": ["v1", "data", "library", "none"], "identity": "right"})
+}
+
+test_another_token_does_nothing if {
+	not ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": "wrong"})
+	not ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": ""})
+	not ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"]})
+}
+
+test_system_documents_are_closed if {
+	not ask({"method": "PUT", "path": ["v1", "policies", "system", "authz"], "identity": "right"})
+	not ask({"method": "POST", "path": ["v1", "data", "system"], "identity": "right"})
+	not ask({"method": "POST", "path": ["v1", "data", "gateway_access"], "identity": "right"})
+	not ask({"method": "POST", "path": ["v1", "data"], "identity": "right"})
+	not ask({"method": "GET", "path": ["v1", "config"], "identity": "right"})
+	not ask({"method": "POST", "path": ["v1", "query"], "identity": "right"})
+}
