@@ -128,24 +128,26 @@ def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
 def refuse_second_charge(
     session: Session, job_id: str, round_first: int, rounds: int, attempt: int
 ) -> None:
-    """(job, round, attempt) is the key; blocks of one attempt must not overlap."""
-    overlapping = session.execute(
-        sa.select(ENTRY.c.seq)
+    """(job, round, attempt) is the key; blocks of one attempt must not overlap.
+
+    Blocks of an attempt are disjoint, so only the last one that starts before the end can reach in.
+    """
+    nearest = session.execute(
+        sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
         .where(
             ENTRY.c.job_id == job_id,
-            ENTRY.c.kind == "charge",
             ENTRY.c.attempt == attempt,
             ENTRY.c.round_first < round_first + rounds,
-            ENTRY.c.round_first + ENTRY.c.rounds > round_first,
         )
+        .order_by(ENTRY.c.round_first.desc())
         .limit(1)
     ).first()
-    if overlapping is not None:
+    if nearest is not None and nearest.round_first + nearest.rounds > round_first:
         raise conflict(
             "the round was charged before in this attempt; a repetition is a new attempt",
             job=job_id,
             attempt=attempt,
-            seq=overlapping.seq,
+            seq=nearest.seq,
         )
 
 

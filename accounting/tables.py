@@ -150,7 +150,7 @@ class LedgerEntry(SQLModel, table=True):
     __table_args__ = (
         sa.UniqueConstraint("population_id", "seq", name="ledger_entry_seq"),
         sa.UniqueConstraint("population_id", "prev_hash", name="ledger_entry_no_fork"),
-        sa.UniqueConstraint("job_id", "round_first", "attempt", name="ledger_entry_attempt"),
+        sa.UniqueConstraint("job_id", "attempt", "round_first", name="ledger_entry_attempt"),
         sa.CheckConstraint("seq >= 1", name="ledger_entry_first"),
         sa.CheckConstraint(
             "kind IN ({})".format(", ".join(f"'{kind}'" for kind in KINDS)),

@@ -10,6 +10,7 @@ is hashed is what was written, never a re-serialisation.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, Final, NamedTuple
 
 from privacy_gateway import canonical
@@ -22,6 +23,7 @@ _BEFORE_LEAF: Final = b'","leaf":'
 _BEFORE_PREV: Final = b',"prev":"'
 _END: Final = b'"}'
 _LEAF_AT: Final = len(_BEFORE_HASH) + 64 + len(_BEFORE_LEAF)
+_HASH: Final = re.compile(rb"[0-9a-f]{64}")
 _TAIL: Final = len(_BEFORE_PREV) + 64 + len(_END)
 
 
@@ -74,4 +76,4 @@ def read_line(line: bytes) -> Line | None:
 
 
 def _is_hex(text: bytes) -> bool:
-    return len(text) == 64 and all(byte in b"0123456789abcdef" for byte in text)
+    return _HASH.fullmatch(text) is not None

@@ -1,0 +1,329 @@
+"""Offline verification of a ledger export: no server, no numpy, no TensorFlow.
+
+Three questions, each answered with the place of the damage: is every byte what was sealed (chain,
+sequence, heads); is every price what the mechanism costs (by the engine that did not charge); was
+every admission within the limits (filter replayed at every prefix, reservations included). It
+must never repair and never stop at the first fault.
+
+A truncated tail is only visible against a head that is known from elsewhere: the export ends with
+one head line per population, and `expect_heads` adds heads written down earlier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeGuard
+
+from privacy_gateway import canonical, chain, rdp
+from privacy_gateway.replay import Population, Prices
+
+MAX_PROBLEMS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault and where it is.
+
+    Attributes:
+        line: line of the export, from 1.
+        population: whose chain, when known.
+        seq: sequence number of the entry, when known.
+        kind: altered, dropped, reordered, duplicated, truncated, chain, head, terms, price, rule,
+            balance, or filter.
+        detail: one sentence.
+    """
+
+    line: int
+    population: str | None
+    seq: int | None
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationReport:
+    """What the entries of one population add up to. ε in nats, by the odometer."""
+
+    population: str
+    name: str
+    entries: int
+    head_seq: int
+    head_hash: str
+    epsilon: float
+    delta: str
+    epsilon_spent: float
+    epsilon_committed: float
+    rounds_charged: int
+    jobs: int
+    frozen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Outcome of a verification; `ok` is True only when nothing at all was found."""
+
+    ok: bool
+    lines: int
+    entries: int
+    mechanisms: int
+    engine: str
+    problems: tuple[Problem, ...]
+    populations: dict[str, PopulationReport]
+
+
+@dataclass(slots=True)
+class _Chain:
+    """What is known of one population's chain while reading."""
+
+    replay: Population
+    expected: int = 1
+    hash: str | None = chain.GENESIS
+    entries: int = 0
+    replaying: bool = True
+    missing: dict[int, int] = field(default_factory=dict)
+    lost: int = 0
+    head: tuple[int, str] | None = None
+    head_line: int = 0
+    checked_heads: int = 0
+
+
+def verify(
+    lines: Iterable[bytes], *, expect_heads: Mapping[str, tuple[int, str]] | None = None
+) -> Report:
+    """Verify an export.
+
+    Args:
+        lines: the export's lines, with or without line ends; a binary file will do.
+        expect_heads: (seq, hash) by population, known from elsewhere (a witness, a receipt, an
+            earlier export). The export must contain exactly that entry.
+
+    Returns:
+        What was found, in the order of the lines.
+    """
+    reader = _Reader(expect_heads or {})
+    for line in lines:
+        reader.read(line.rstrip(b"\n"))
+    return reader.finish()
+
+
+class _Reader:
+    """One pass over the lines; memory grows with populations and jobs, not with entries."""
+
+    def __init__(self, expect_heads: Mapping[str, tuple[int, str]]) -> None:
+        self._expect_heads = expect_heads
+        self._prices = Prices()
+        self._chains: dict[str, _Chain] = {}
+        self._problems: list[Problem] = []
+        self._line = 0
+        self._last: str | None = None
+        self._unreadable = 0
+        self._promised: int | None = None
+
+    def read(self, line: bytes) -> None:
+        """Take one line."""
+        self._line += 1
+        if self._line == 1:
+            self._read_header(line)
+        elif line.startswith(b'{"head":'):
+            self._read_head(line)
+        else:
+            self._read_entry(line)
+
+    def finish(self) -> Report:
+        """Close every chain and put the findings in order."""
+        for name, found in self._chains.items():
+            self._close(name, found)
+        self._check_count()
+        for name in self._expect_heads:
+            if name not in self._chains:
+                self._found(None, "truncated", "an expected population is absent", name)
+        problems = sorted(self._problems, key=lambda problem: problem.line)
+        return Report(
+            ok=not problems,
+            lines=self._line,
+            entries=sum(found.entries for found in self._chains.values()),
+            mechanisms=self._prices.mechanisms,
+            engine=rdp.ENGINE,
+            problems=tuple(problems),
+            populations={name: _summary(name, found) for name, found in self._chains.items()},
+        )
+
+    def _read_header(self, line: bytes) -> None:
+        header = _canonical(line)
+        if not isinstance(header, dict) or header.get("format") != chain.FORMAT:
+            self._found(None, "altered", f"the first line must name the format {chain.FORMAT}")
+            return
+        promised = header.get("populations")
+        self._promised = promised if isinstance(promised, int) else None
+
+    def _read_entry(self, line: bytes) -> None:
+        cut = chain.read_line(line)
+        leaf = _canonical(cut.leaf) if cut is not None else None
+        if cut is None or not _identified(leaf):
+            self._damaged("the line cannot be read as an entry")
+            return
+        if chain.seal(cut.prev, cut.leaf) != cut.hash:
+            self._damaged("the entry's bytes are not the ones that were sealed")
+            return
+        name, seq = leaf["population"], leaf["seq"]
+        found = self._chains.setdefault(name, _Chain(Population(self._prices)))
+        unreadable = self._spread_unreadable(found, name, seq)
+        if self._in_place(found, name, seq, unreadable):
+            if found.hash is not None and found.hash != cut.prev:
+                self._found(seq, "chain", "the entry does not seal the one before it", name)
+                found.replaying = False
+            found.hash = cut.hash
+            found.expected = seq + 1
+            self._replay(found, name, leaf)
+        found.entries += 1
+        self._check_expected_head(found, name, seq, cut.hash)
+
+    def _spread_unreadable(self, found: _Chain, name: str, seq: int) -> int:
+        """How many unreadable lines stood for entries just before this one.
+
+        The others, at a change of population, were the tail of the chain before.
+        """
+        here = min(max(seq - found.expected, 0), self._unreadable)
+        before = self._chains.get(self._last or "")
+        if before is not None and self._last != name:
+            before.lost += self._unreadable - here
+        self._last, self._unreadable = name, 0
+        return here
+
+    def _in_place(self, found: _Chain, name: str, seq: int, unreadable: int) -> bool:
+        """Whether the entry comes in order; gaps and late entries are noted."""
+        if seq == found.expected:
+            return True
+        if seq > found.expected:
+            for absent in range(found.expected + unreadable, seq):
+                found.missing[absent] = self._line
+            found.hash, found.replaying = None, False
+            return True
+        if found.missing.pop(seq, None) is not None:
+            self._found(seq, "reordered", f"entry {seq} stands after {found.expected - 1}", name)
+        else:
+            self._found(seq, "duplicated", f"entry {seq} stands here a second time", name)
+        found.replaying = False
+        return False
+
+    def _replay(self, found: _Chain, name: str, leaf: dict[str, Any]) -> None:
+        """After the first damage to a chain its balances cannot be derived any more."""
+        if not found.replaying:
+            return
+        findings = found.replay.apply(leaf)
+        for kind, detail in findings:
+            self._found(leaf["seq"], kind, detail, name)
+        if any(kind in ("rule", "balance", "terms") for kind, _ in findings):
+            found.replaying = False
+
+    def _damaged(self, detail: str) -> None:
+        """An unreadable line stands for exactly one entry of the chain it stands in."""
+        found = self._chains.get(self._last or "")
+        seq = found.expected + self._unreadable if found is not None else None
+        self._unreadable += 1
+        self._found(seq, "altered", detail, self._last)
+
+    def _read_head(self, line: bytes) -> None:
+        parsed = _canonical(line)
+        head = parsed.get("head") if isinstance(parsed, dict) else None
+        if not (isinstance(head, dict) and _identified(head) and isinstance(head.get("hash"), str)):
+            self._found(None, "altered", "the line cannot be read as a head")
+            return
+        name = head["population"]
+        found = self._chains.setdefault(name, _Chain(Population(self._prices)))
+        found.head, found.head_line = (head["seq"], head["hash"]), self._line
+
+    def _close(self, name: str, found: _Chain) -> None:
+        """Compare a chain with its head, then report what never came."""
+        if found.head is None:
+            self._found(found.expected, "truncated", "the export has no head for this chain", name)
+        else:
+            self._check_head(name, found, *found.head)
+        for absent, line in found.missing.items():
+            self._found(absent, "dropped", f"entry {absent} is missing", name, line)
+        expected = self._expect_heads.get(name)
+        if expected is not None and found.checked_heads == 0:
+            self._found(
+                found.expected, "truncated", f"the expected entry {expected[0]} is absent", name
+            )
+
+    def _check_head(self, name: str, found: _Chain, seq: int, sealed: str) -> None:
+        last = found.expected - 1
+        lost = found.lost + (self._unreadable if name == self._last else 0)
+        if seq > last + lost:
+            detail = f"entries {last + lost + 1} to {seq} are missing at the end"
+            self._found(last + lost + 1, "truncated", detail, name, found.head_line)
+        elif seq < last:
+            self._found(seq, "head", f"the head names {seq}, the chain has {last}", name)
+        elif not lost and found.hash is not None and found.hash != sealed:
+            self._found(seq, "head", "the head's hash is not the last entry's", name)
+
+    def _check_expected_head(self, found: _Chain, name: str, seq: int, sealed: str) -> None:
+        expected = self._expect_heads.get(name)
+        if expected is None or expected[0] != seq:
+            return
+        found.checked_heads += 1
+        if expected[1] != sealed:
+            self._found(seq, "head", "history differs from the expected head", name)
+
+    def _check_count(self) -> None:
+        """A chain whose every line is gone leaves only the header's count behind."""
+        if self._promised is not None and self._promised != len(self._chains):
+            detail = f"{self._promised} populations announced, {len(self._chains)} found"
+            self._found(None, "truncated", detail)
+
+    def _found(
+        self,
+        seq: int | None,
+        kind: str,
+        detail: str,
+        population: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        if len(self._problems) < MAX_PROBLEMS:
+            at = self._line if line is None else line
+            self._problems.append(Problem(at, population, seq, kind, detail))
+
+
+def _canonical(data: bytes) -> Any:
+    """Parsed JSON if these are its canonical bytes, else None."""
+    try:
+        value = json.loads(data, parse_float=_refuse_float)
+        return value if canonical.dumps(value, floats=True) == data else None
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _refuse_float(text: str) -> float:
+    """The parser meets every float, so the value need not be walked for one again."""
+    raise ValueError(f"a leaf holds no floats, but {text[:40]}")
+
+
+def _identified(leaf: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether the parsed text says which chain and place it belongs to."""
+    return (
+        isinstance(leaf, dict)
+        and isinstance(leaf.get("population"), str)
+        and type(leaf.get("seq")) is int
+        and leaf["seq"] >= 1
+    )
+
+
+def _summary(name: str, found: _Chain) -> PopulationReport:
+    replay = found.replay
+    return PopulationReport(
+        population=name,
+        name=replay.name,
+        entries=found.entries,
+        head_seq=found.expected - 1,
+        head_hash=found.hash or "",
+        epsilon=replay.epsilon_nano / rdp.NANO,
+        delta=replay.delta,
+        epsilon_spent=replay.epsilon_spent,
+        epsilon_committed=replay.epsilon_committed,
+        rounds_charged=replay.rounds_charged,
+        jobs=len(replay.jobs),
+        frozen=replay.frozen,
+    )
