@@ -34,6 +34,7 @@ from jobs.settings import Settings
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
+from policies.opa import OpaEngine
 
 VERSION = "0.1.0"
 DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
@@ -112,8 +113,6 @@ def build_services(settings: Settings) -> Services:
 def build_engine(settings: Settings) -> PolicyEngine:
     """The OPA server where one is named, else the embedded engine."""
     if settings.opa_url:
-        from policies.opa import OpaEngine
-
         token = settings.opa_token.get_secret_value() if settings.opa_token else None
         return OpaEngine(settings.opa_url, token=token)
     return EmbeddedEngine(settings.policy_processes)

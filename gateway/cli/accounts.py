@@ -5,14 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
-from gateway import auth, schema
 from gateway.cli.common import State, explained, load_settings, open_database
-from gateway.tables import USER, User
-from kit.clock import from_micros, rfc3339, utc_now
-from kit.ids import new_id
 from privacy_gateway.errors import Refused
 from privacy_gateway.schemas import NewUser, parse
 
@@ -33,6 +28,10 @@ def add(
     state: State = None,
 ) -> None:
     """Make an account; a generated password is printed once."""
+    from gateway import auth, schema
+    from kit.clock import utc_now
+    from kit.ids import new_id
+
     with explained(), open_database(load_settings(state)) as database:
         schema.require_current(database)
         chosen = password or secrets.token_urlsafe(18)
@@ -60,6 +59,10 @@ def add(
 @user_app.command("list")
 def list_users(state: State = None) -> None:
     """All accounts: id, role, address."""
+    import sqlalchemy as sa
+
+    from gateway.tables import USER, User
+
     with explained(), open_database(load_settings(state)) as database, database.read() as session:
         for user in session.scalars(sa.select(User).order_by(USER.c.id)):
             typer.echo(f"{user.id}  {user.role:<10}  {user.email}")
@@ -72,6 +75,13 @@ def token(
     state: State = None,
 ) -> None:
     """Make a bearer token for an account; its text is printed once."""
+    import sqlalchemy as sa
+
+    from gateway import auth
+    from gateway.tables import USER, User
+    from kit.clock import from_micros, rfc3339, utc_now
+    from kit.ids import new_id
+
     with explained(), open_database(load_settings(state)) as database:
         with database.unit_of_work() as session:
             query = sa.select(User).where(USER.c.email == email.lower())

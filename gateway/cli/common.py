@@ -1,20 +1,27 @@
-"""What operator commands share: settings from flags, refusals as exit codes."""
+"""What operator commands share: settings from flags, an open database, refusals as exit codes.
+
+Commands import what is slow (database, accountant, web server) when they run: `verify` and
+`--help` share this command line and must not wait for it.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
-from gateway.settings import GatewaySettings
-from kit.db import Database
-from privacy_gateway.errors import Refused
+from privacy_gateway.cli.output import explained, fail
 from privacy_gateway.schemas import refusal_of
+
+if TYPE_CHECKING:
+    from gateway.settings import GatewaySettings
+    from kit.db import Database
+
+__all__ = ["State", "explained", "fail", "load_settings", "open_database"]
 
 State = Annotated[
     Path | None,
@@ -26,6 +33,8 @@ def load_settings(
     state: Path | None = None, *, host: str | None = None, port: int | None = None
 ) -> GatewaySettings:
     """Settings from the environment, with flags on top and an absolute state directory."""
+    from gateway.settings import GatewaySettings
+
     flags = {"state_dir": state, "host": host, "port": port}
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -38,24 +47,11 @@ def load_settings(
 @contextmanager
 def open_database(settings: GatewaySettings) -> Iterator[Database]:
     """The configured database, closed at the end."""
+    from kit.db import Database
+
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = Database(settings.database())
     try:
         yield database
     finally:
         database.close()
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """A refusal becomes a text and exit code 1, never a stack trace."""
-    try:
-        yield
-    except Refused as refusal:
-        fail(refusal)
-
-
-def fail(refusal: Refused) -> NoReturn:
-    """Say what was refused, and end with exit code 1."""
-    print(refusal.diagnostics(), file=sys.stderr)
-    raise typer.Exit(1)

@@ -6,21 +6,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
 
-from gateway import schema
-from gateway.app import build_engine
 from gateway.cli.common import State, load_settings, open_database
-from gateway.settings import GatewaySettings
-from gateway.supervisor import broker_binary
-from jobs.errors import BrokerDown
-from jobs.queue import Queue
 from privacy_gateway.errors import Refused
 
-Check = Callable[[GatewaySettings], str]
+if TYPE_CHECKING:
+    from gateway.settings import GatewaySettings
+
+Check = Callable[["GatewaySettings"], str]
 
 
 class _Ill(Exception):  # noqa: N818  (a finding, not an error of ours)
@@ -66,6 +62,10 @@ def _python(_settings: GatewaySettings) -> str:
 
 
 def _database(settings: GatewaySettings) -> str:
+    import sqlalchemy as sa
+
+    from gateway import schema
+
     try:
         with open_database(settings) as database:
             schema.require_current(database)
@@ -75,6 +75,8 @@ def _database(settings: GatewaySettings) -> str:
 
 
 def _engine(settings: GatewaySettings) -> str:
+    from gateway.app import build_engine
+
     engine = build_engine(settings)
     try:
         health = engine.health()
@@ -86,6 +88,10 @@ def _engine(settings: GatewaySettings) -> str:
 
 
 def _broker(settings: GatewaySettings) -> str:
+    from gateway.supervisor import broker_binary
+    from jobs.errors import BrokerDown
+    from jobs.queue import Queue
+
     if settings.redis_url:
         try:
             Queue(settings.redis_url).ping()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import accounts, doctor, price, schema, serve, up
+from gateway.cli import accounts, demo, doctor, price, schema, serve, up
 
 
 def register(app: typer.Typer) -> None:
     """Add the operator's commands to `app`."""
+    app.command("demo")(demo.demo)
     app.command("up")(up.up)
     app.command("serve")(serve.serve)
     app.command("worker")(serve.worker)

@@ -7,12 +7,8 @@ import socket
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from gateway.app import create_app
 from gateway.cli.common import State, explained, load_settings
-from gateway.supervisor import worker_command
-from kit import log
 
 SHUTDOWN_SECONDS = 5
 
@@ -26,6 +22,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve HTTP only; needs a migrated database and, for jobs to run, a broker and a worker."""
+    import uvicorn
+
+    from gateway.app import create_app
+    from kit import log
+
     with explained():
         settings = load_settings(state, host=host, port=port)
         log.configure(settings.log_level)
@@ -47,6 +48,8 @@ def serve(
 
 def worker(state: State = None) -> None:
     """Run jobs: one Celery worker, with a sandbox process for each job."""
+    from gateway.supervisor import worker_command
+
     settings = load_settings(state)
     os.environ["PRIVACY_GATEWAY_STATE"] = str(settings.state_dir)
     command = worker_command()

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway import bootstrap, supervisor
 from gateway.cli.common import State, explained, load_settings
-from kit import log
 
 
 def up(
@@ -23,6 +21,9 @@ def up(
     `ready URL` when requests are answered. DATABASE_URL, REDIS_URL and OPA_URL switch to real
     servers. Ends cleanly on SIGTERM and Ctrl-C.
     """
+    from gateway import bootstrap, supervisor
+    from kit import log
+
     with explained():
         settings = load_settings(state, host=host, port=port)
         log.configure(settings.log_level)
