@@ -7,7 +7,7 @@ whoever asks, so a quote cannot differ from the later charge. Nothing here may l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -137,7 +137,10 @@ def judge(
         asked,
         deadline_seconds=services.settings.policy_deadline_seconds,
     )
-    denials = [_policy_rule(denial, asked.document) for denial in decision.verdict.denials]
+    denials = [
+        _policy_rule(denial, proposal.request, asked.document)
+        for denial in decision.verdict.denials
+    ]
     own = _own_rules(services.settings, situation, proposal)
     codes = {rule.code for rule in own} | {decision.code}
     code = next((code for code in PRECEDENCE if code in codes), None)
@@ -202,21 +205,23 @@ def _room_rule(
     return Rule(code=code, field=field, message=message, value=after, limit=limit)
 
 
-def _policy_rule(denial: Denial, document: Any) -> Rule:
-    """An owner's denial with the value the policy saw at its field."""
+def _policy_rule(denial: Denial, request: JobRequest, document: Any) -> Rule:
+    """An owner's denial with the value that the policy saw at its field."""
+    field = denial.field.removeprefix("input.")
+    found = [_at(source, field) for source in (request.model_dump(), document)]
     return Rule(
         code=denial.code,
         field=denial.field,
         message=denial.message,
-        value=_scalar(_at(document, denial.field)),
+        value=next((_scalar(value) for value in found if value is not None), None),
         limit=_scalar(denial.limit),
     )
 
 
 def _at(document: Any, field: str) -> Any:
-    """The member of the question that a dotted field names, or None."""
-    for name in field.removeprefix("input.").split("."):
-        document = document.get(name) if isinstance(document, dict) else None
+    """The member that a dotted field names, or None."""
+    for name in field.split("."):
+        document = document.get(name) if isinstance(document, Mapping) else None
     return document
 
 

@@ -77,8 +77,12 @@ class Situation:
         return self.share is None or self.share.admits(cost)
 
 
-def read(session: Session, principal: Principal, dataset_id: str) -> Situation:
+def read(
+    session: Session, principal: Principal, dataset_id: str, *, revision: Revision | None = None
+) -> Situation:
     """The situation of one caller and one data set, as this transaction sees it.
+
+    `revision` stands in for the active policy in a dry run.
 
     Raises:
         Refused: `not_found` for a data set that is absent, has no active policy, or belongs to
@@ -109,6 +113,8 @@ def _dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset
     row = session.get(Dataset, dataset_id, populate_existing=True)
     if row is None or (principal.role == "owner" and row.owner_id != principal.id):
         return None
+    # A situation outlives its transaction; the end of one would empty an attached row.
+    session.expunge(row)
     return row
 
 
