@@ -1,0 +1,214 @@
+"""Versions of data sets: who may register them, what is remembered, what stays the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from accounting.ownership import open_population
+from jobs import catalogue
+from jobs.tables_datasets import Dataset
+from kit.db import Database
+from kit.ragged import RaggedStore
+from privacy_gateway.errors import Refused
+from privacy_gateway.schemas import Manifest
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def manifest(**changes: Any) -> Manifest:
+    base = {
+        "name": "digits",
+        "population": "pop_a",
+        "client": "who",
+        "features": ["image"],
+        "label": "digit",
+        "format": "npz",
+        "classes": 2,
+        "tags": ["images"],
+    }
+    return Manifest(**(base | changes))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "digits.npz"
+    np.savez(path, image=np.zeros((4, 2, 2), np.uint8), digit=[0, 1, 0, 1], who=[1, 1, 2, 3])
+    return path
+
+
+@pytest.fixture
+def house(database: Database) -> Database:
+    """Populations pop_a (three people) and pop_b (four) of olga, pop_c of oscar."""
+    with database.unit_of_work() as session:
+        for name, clients, owner in (
+            ("pop_a", 3, "olga"),
+            ("pop_b", 4, "olga"),
+            ("pop_c", 3, "oscar"),
+        ):
+            open_population(
+                session,
+                population_id=name,
+                name=name,
+                privacy_unit="person",
+                clients=clients,
+                epsilon=8.0,
+                delta=1e-5,
+                owner_id=owner,
+                now=NOW,
+            )
+    return database
+
+
+def register(session: Session, source: Any, tmp_path: Path, **changes: Any) -> Dataset:
+    owner = changes.pop("owner_id", "olga")
+    return catalogue.register(
+        session,
+        manifest=manifest(**changes),
+        source=source,
+        owner_id=owner,
+        state_dir=tmp_path / "state",
+        now=NOW,
+    )
+
+
+def test_a_version_is_found_again_with_all_that_jobs_need(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.unit_of_work() as session:
+        made = register(session, source, tmp_path).id
+    with house.read() as session:
+        row = catalogue.get(session, made)
+    assert (row.version, row.clients, row.examples, row.classes) == (1, 3, 4, 2)
+    assert (row.feature_shape, row.feature_dtype, row.label_dtype) == ([2, 2], "uint8", "int32")
+    assert (row.population_id, row.owner_id, row.tags, row.frozen) == (
+        "pop_a", "olga", ["images"], False,
+    )  # fmt: skip
+    assert [asset["name"] for asset in row.assets] == ["image", "digit"]
+    assert RaggedStore.open(Path(row.store_path)).clients == 3
+    assert row.test_store_path is None
+
+
+def test_registering_again_is_the_next_version(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.unit_of_work() as session:
+        first, second = (register(session, source, tmp_path) for _ in range(2))
+        other = register(session, source, tmp_path, name="letters")
+    assert [first.version, second.version, other.version] == [1, 2, 1]
+    assert first.digest == second.digest == other.digest
+    ids = {asset["id"] for row in (first, second, other) for asset in row.assets}
+    assert len(ids) == 6
+
+
+def test_staging_needs_no_transaction_and_gives_the_same(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.read() as session:
+        staged = catalogue.stage(
+            session,
+            manifest=manifest(),
+            source=source,
+            owner_id="olga",
+            state_dir=tmp_path / "state",
+        )
+    with house.unit_of_work() as session:
+        row = register(session, staged, tmp_path)
+        assert row.digest == register(session, source, tmp_path).digest
+
+
+@pytest.mark.parametrize("population", ["pop_c", "pop_absent"])
+def test_other_peoples_populations_do_not_exist(
+    house: Database, source: Path, tmp_path: Path, population: str
+) -> None:
+    with house.unit_of_work() as session, pytest.raises(Refused) as caught:
+        register(session, source, tmp_path, population=population)
+    assert caught.value.code == "not_found"
+    assert [error.field for error in caught.value.errors] == ["manifest.population"]
+    assert "oscar" not in caught.value.diagnostics()
+
+
+def test_a_file_of_other_people_is_refused_with_both_numbers(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.unit_of_work() as session, pytest.raises(Refused) as caught:
+        register(session, source, tmp_path, population="pop_b")
+    assert caught.value.facts == {"clients_found": 3, "clients_declared": 4}
+    with house.read() as session:
+        assert catalogue.list_datasets(session) == []
+
+
+def test_what_was_staged_for_others_cannot_be_registered(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.read() as session:
+        staged = catalogue.stage(
+            session,
+            manifest=manifest(),
+            source=source,
+            owner_id="olga",
+            state_dir=tmp_path / "state",
+        )
+    with house.unit_of_work() as session, pytest.raises(Refused, match="another population"):
+        register(session, staged, tmp_path, population="pop_b")
+
+
+def test_nothing_is_committed_by_the_catalogue(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError), house.unit_of_work() as session:
+        register(session, source, tmp_path)
+        raise RuntimeError
+    with house.read() as session:
+        assert catalogue.list_datasets(session) == []
+
+
+def test_listing_is_scoped_and_paged(house: Database, source: Path, tmp_path: Path) -> None:
+    with house.unit_of_work() as session:
+        ids = [register(session, source, tmp_path).id for _ in range(3)]
+        theirs = register(session, source, tmp_path, population="pop_c", owner_id="oscar").id
+    with house.read() as session:
+        mine = [row.id for row in catalogue.list_datasets(session, owner_id="olga")]
+        page = [row.id for row in catalogue.list_datasets(session, after=sorted(ids)[0], limit=2)]
+        others = catalogue.list_datasets(session, population_ids=["pop_c"])
+    assert mine == sorted(ids)
+    assert page == sorted([*ids, theirs])[1:3]
+    assert [row.id for row in others] == [theirs]
+
+
+def test_withdrawing_leaves_the_content_alone(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.unit_of_work() as session:
+        row = register(session, source, tmp_path)
+        before = row.digest
+        assert catalogue.set_frozen(session, row.id, True).frozen
+        assert row.digest == before
+        with pytest.raises(Refused, match="no such dataset"):
+            catalogue.set_frozen(session, "ds_absent", True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 0},
+        {"clients": 0},
+        {"digest": "short"},
+        {"classes": 1},
+        {"test_examples": 5},
+        {"test_store_path": "somewhere"},
+    ],
+)
+def test_the_database_itself_refuses_contradictions(
+    house: Database, source: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with house.unit_of_work() as session:
+        register(session, source, tmp_path)
+    with pytest.raises(sa.exc.IntegrityError), house.unit_of_work() as session:
+        session.execute(sa.update(Dataset).values(**change))
