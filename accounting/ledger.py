@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import filter as admission
@@ -27,7 +26,6 @@ from accounting.ownership import deny, freeze, grant, note, open_population, unf
 from accounting.posting import Balance, Entry, balance, balances, lock
 from accounting.quotas import QuotaBalance, quota, set_quota
 from accounting.reservations import Held, held, renew_lease
-from accounting.tables import RESERVATION
 from kit.clock import micros
 
 __all__ = [
@@ -127,7 +125,13 @@ def reserve(
     )
     quotas.store(session, share, reserved=admission.add(share.reserved, cost))
     body = reservations.bearing(
-        price.mechanism.canonical(), price.per_round, rounds, job_id, researcher_id, facts
+        price.mechanism.canonical(),
+        price.mechanism_digest,
+        price.per_round,
+        rounds,
+        job_id,
+        researcher_id,
+        facts,
     )
     after = replace(balance, reserved=held_after)
     return posting.post(session, balance, after, kind="reserve", now=now, body=body)
@@ -176,10 +180,12 @@ def charge(
         return Charge(0, None)
     reservations.refuse_second_charge(session, job_id, round_first, taken, attempt)
     cost = present.cost(taken)
-    session.execute(
-        sa.update(RESERVATION)
-        .where(RESERVATION.c.job_id == job_id)
-        .values(rounds_charged=present.rounds_charged + taken, fence=fence)
+    reservations.draw(
+        session,
+        job_id,
+        rounds_charged=present.rounds_charged + taken,
+        fence=fence,
+        closed=False,
     )
     share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
     quotas.store(
@@ -194,7 +200,13 @@ def charge(
         reserved=admission.subtract(before.reserved, cost),
     )
     body = reservations.bearing(
-        present.mechanism, present.per_round, taken, job_id, present.researcher_id, facts
+        present.mechanism,
+        present.mechanism_digest,
+        present.per_round,
+        taken,
+        job_id,
+        present.researcher_id,
+        facts,
     ) | {"round_first": round_first, "attempt": attempt, "fence": fence}
     return Charge(taken, posting.post(session, before, after, kind="charge", now=now, body=body))
 
@@ -214,14 +226,24 @@ def settle(
         return None
     left = present.rounds_left
     cost = present.cost(left)
-    session.execute(
-        sa.update(RESERVATION).where(RESERVATION.c.job_id == job_id).values(closed=True)
+    reservations.draw(
+        session,
+        job_id,
+        rounds_charged=present.rounds_charged,
+        fence=present.fence,
+        closed=True,
     )
     share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
     quotas.store(session, share, reserved=admission.subtract(share.reserved, cost))
     after = replace(before, reserved=admission.subtract(before.reserved, cost))
     body = reservations.bearing(
-        present.mechanism, present.per_round, left, job_id, present.researcher_id, facts
+        present.mechanism,
+        present.mechanism_digest,
+        present.per_round,
+        left,
+        job_id,
+        present.researcher_id,
+        facts,
     ) | {"reason": reason, "rounds_charged": present.rounds_charged}
     return posting.post(session, before, after, kind="void", now=now, body=body)
 

@@ -19,10 +19,33 @@ from sqlalchemy.orm import Session
 from accounting import filter as admission
 from accounting.budget import Terms
 from accounting.errors import conflict
-from accounting.tables import ENTRY, POPULATION
+from accounting.tables import ENTRY, POPULATION, RESERVATION
 from kit.clock import from_micros, micros
 from privacy_gateway import chain, rdp
 from privacy_gateway.errors import Refused
+
+# Built once: composing a statement costs more than running it.
+_SELECT = (
+    sa.select(POPULATION)
+    .where(POPULATION.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(POPULATION.c.id)
+)
+_LOCK = _SELECT.with_for_update()
+_LOCK_OF_JOB = (
+    sa.select(POPULATION)
+    .where(
+        POPULATION.c.id
+        == sa.select(RESERVATION.c.population_id)
+        .where(RESERVATION.c.job_id == sa.bindparam("job"))
+        .scalar_subquery()
+    )
+    .with_for_update()
+)
+_MOVE = sa.update(POPULATION).where(
+    POPULATION.c.id == sa.bindparam("of_population"),
+    POPULATION.c.version == sa.bindparam("from_version"),
+)
+_APPEND = sa.insert(ENTRY).returning(ENTRY.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +128,7 @@ def balance(session: Session, population_id: str) -> Balance:
     Raises:
         Refused: `not_found`.
     """
-    return _read(session, [population_id], lock=False)[population_id]
+    return _read(session, _SELECT, [population_id])[population_id]
 
 
 def balances(session: Session, *, owner_id: str | None = None) -> list[Balance]:
@@ -122,7 +145,19 @@ def lock(session: Session, population_ids: Iterable[str]) -> dict[str, Balance]:
     Raises:
         Refused: `not_found`.
     """
-    return _read(session, sorted(set(population_ids)), lock=True)
+    return _read(session, _LOCK, sorted(set(population_ids)))
+
+
+def lock_of_job(session: Session, job_id: str) -> Balance:
+    """Lock the population a job's reservation draws from.
+
+    Raises:
+        Refused: `not_found` for a job without reservation.
+    """
+    row = session.execute(_LOCK_OF_JOB, {"job": job_id}).one_or_none()
+    if row is None:
+        raise Refused("not_found", f"job {job_id} has no reservation")
+    return balance_of(row)
 
 
 def post(
@@ -150,23 +185,24 @@ def post(
     leaf = _leaf(before, after, kind, now, body)
     raw = chain.leaf_bytes(leaf)
     sealed = chain.seal(before.head_hash, raw)
-    entry_id = _insert(session, leaf, raw, before.head_hash, sealed)
     moved = session.execute(
-        sa.update(POPULATION)
-        .where(POPULATION.c.id == before.population_id, POPULATION.c.version == before.version)
-        .values(
-            epsilon_nano=after.terms.epsilon_nano,
-            limits=after.terms.limits,
-            charged=after.charged,
-            reserved=after.reserved,
-            frozen=after.frozen,
-            version=before.version + 1,
-            head_seq=leaf["seq"],
-            head_hash=sealed,
-        )
+        _MOVE,
+        {
+            "of_population": before.population_id,
+            "from_version": before.version,
+            "epsilon_nano": after.terms.epsilon_nano,
+            "limits": after.terms.limits,
+            "charged": after.charged,
+            "reserved": after.reserved,
+            "frozen": after.frozen,
+            "version": before.version + 1,
+            "head_seq": leaf["seq"],
+            "head_hash": sealed,
+        },
     )
     if matched(moved) != 1:
         raise conflict("the balance has moved since it was locked", population=before.population_id)
+    entry_id = _insert(session, leaf, raw, before.head_hash, sealed)
     return _entry(leaf, entry_id, before.head_hash, sealed)
 
 
@@ -239,13 +275,9 @@ def balance_of(row: Any) -> Balance:
     )
 
 
-def _read(session: Session, population_ids: list[str], *, lock: bool) -> dict[str, Balance]:
-    query = (
-        sa.select(POPULATION).where(POPULATION.c.id.in_(population_ids)).order_by(POPULATION.c.id)
-    )
-    if lock:
-        query = query.with_for_update()
-    found = {row.id: balance_of(row) for row in session.execute(query)}
+def _read(session: Session, query: sa.Select[Any], population_ids: list[str]) -> dict[str, Balance]:
+    rows = session.execute(query, {"ids": population_ids})
+    found = {row.id: balance_of(row) for row in rows}
     for population_id in population_ids:
         if population_id not in found:
             raise Refused("not_found", f"there is no population {population_id}")
@@ -284,24 +316,23 @@ def _plain(value: Any) -> Any:
 
 def _insert(session: Session, leaf: dict[str, Any], raw: bytes, prev: str, sealed: str) -> int:
     result = session.execute(
-        sa.insert(ENTRY)
-        .values(
-            population_id=leaf["population"],
-            seq=leaf["seq"],
-            kind=leaf["kind"],
-            at=leaf["at"],
-            job_id=leaf.get("job"),
-            researcher_id=leaf.get("researcher"),
-            actor_id=leaf.get("actor"),
-            round_first=leaf.get("round_first"),
-            rounds=leaf.get("rounds"),
-            attempt=leaf.get("attempt"),
-            fence=leaf.get("fence"),
-            leaf=raw.decode(),
-            prev_hash=prev,
-            hash=sealed,
-        )
-        .returning(ENTRY.c.id)
+        _APPEND,
+        {
+            "population_id": leaf["population"],
+            "seq": leaf["seq"],
+            "kind": leaf["kind"],
+            "at": leaf["at"],
+            "job_id": leaf.get("job"),
+            "researcher_id": leaf.get("researcher"),
+            "actor_id": leaf.get("actor"),
+            "round_first": leaf.get("round_first"),
+            "rounds": leaf.get("rounds"),
+            "attempt": leaf.get("attempt"),
+            "fence": leaf.get("fence"),
+            "leaf": raw.decode(),
+            "prev_hash": prev,
+            "hash": sealed,
+        },
     )
     return int(result.scalar_one())
 

@@ -20,6 +20,15 @@ from accounting.posting import Entry
 from accounting.tables import QUOTA
 from privacy_gateway import rdp
 
+# Built once: composing a statement costs more than running it.
+_ONE = (
+    QUOTA.c.population_id == sa.bindparam("population"),
+    QUOTA.c.researcher_id == sa.bindparam("researcher"),
+)
+_SELECT = sa.select(QUOTA).where(*_ONE)
+_UPDATE = sa.update(QUOTA).where(*_ONE)
+_INSERT = sa.insert(QUOTA)
+
 
 @dataclass(frozen=True, slots=True)
 class QuotaBalance:
@@ -64,11 +73,8 @@ def quota(
         researcher_id: whose spending.
         delta: the budget's δ text, when the caller has it at hand.
     """
-    row = session.execute(
-        sa.select(QUOTA).where(
-            QUOTA.c.population_id == population_id, QUOTA.c.researcher_id == researcher_id
-        )
-    ).one_or_none()
+    wanted = {"population": population_id, "researcher": researcher_id}
+    row = session.execute(_SELECT, wanted).one_or_none()
     if row is None:
         return QuotaBalance(population_id, researcher_id, None, admission.zero(), admission.zero())
     return _balance(row, delta or _delta(session, population_id))
@@ -130,19 +136,10 @@ def store(
         "weights": None if kept is None else kept.weights,
         "limits": None if kept is None else kept.limits,
     }
-    key = (
-        QUOTA.c.population_id == present.population_id,
-        QUOTA.c.researcher_id == present.researcher_id,
-    )
-    updated = session.execute(sa.update(QUOTA).where(*key).values(**values))
-    if posting.matched(updated) == 0:
-        session.execute(
-            sa.insert(QUOTA).values(
-                population_id=present.population_id,
-                researcher_id=present.researcher_id,
-                **values,
-            )
-        )
+    key = {"population": present.population_id, "researcher": present.researcher_id}
+    if posting.matched(session.execute(_UPDATE, key | values)) == 0:
+        names = {"population_id": present.population_id, "researcher_id": present.researcher_id}
+        session.execute(_INSERT, names | values)
 
 
 def _delta(session: Session, population_id: str) -> str:

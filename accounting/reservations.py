@@ -24,6 +24,21 @@ from kit.clock import micros
 from privacy_gateway import canonical, rdp
 from privacy_gateway.errors import Refused
 
+# Built once: composing a statement costs more than running it.
+_SELECT = sa.select(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("job"))
+_INSERT = sa.insert(RESERVATION)
+_DRAW = sa.update(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("of_job"))
+_NEAREST = (
+    sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
+    .where(
+        ENTRY.c.job_id == sa.bindparam("job"),
+        ENTRY.c.attempt == sa.bindparam("in_attempt"),
+        ENTRY.c.round_first < sa.bindparam("end"),
+    )
+    .order_by(ENTRY.c.round_first.desc())
+    .limit(1)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -54,9 +69,7 @@ class Held:
 
 def held(session: Session, job_id: str) -> Held | None:
     """A job's reservation, or None."""
-    row = session.execute(
-        sa.select(RESERVATION).where(RESERVATION.c.job_id == job_id)
-    ).one_or_none()
+    row = session.execute(_SELECT, {"job": job_id}).one_or_none()
     if row is None:
         return None
     return Held(
@@ -95,34 +108,42 @@ def insert(
 ) -> None:
     """Write a new reservation; `times` are its making and the end of its lease."""
     session.execute(
-        sa.insert(RESERVATION).values(
-            job_id=job_id,
-            population_id=balance.population_id,
-            researcher_id=researcher_id,
-            mechanism=json.dumps(price.mechanism.canonical(), sort_keys=True),
-            mechanism_digest=price.mechanism_digest,
-            per_round=price.per_round,
-            whole=price.mechanism.whole,
-            rounds_reserved=rounds,
-            rounds_charged=0,
-            fence=0,
-            closed=False,
-            created_at=micros(times[0]),
-            lease_expires_at=micros(times[1]),
-        )
+        _INSERT,
+        {
+            "job_id": job_id,
+            "population_id": balance.population_id,
+            "researcher_id": researcher_id,
+            "mechanism": canonical.dumps(price.mechanism.canonical()).decode(),
+            "mechanism_digest": price.mechanism_digest,
+            "per_round": price.per_round,
+            "whole": price.mechanism.whole,
+            "rounds_reserved": rounds,
+            "rounds_charged": 0,
+            "fence": 0,
+            "closed": False,
+            "created_at": micros(times[0]),
+            "lease_expires_at": micros(times[1]),
+        },
     )
 
 
 def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
-    """Lock the job's population, then read the reservation again under the lock."""
-    found = held(session, job_id)
-    if found is None:
-        raise Refused("not_found", f"job {job_id} has no reservation")
-    before = posting.lock(session, [found.population_id])[found.population_id]
+    """Lock the job's population, then read the reservation under the lock.
+
+    Raises:
+        Refused: `not_found` for a job without reservation.
+    """
+    before = posting.lock_of_job(session, job_id)
     present = held(session, job_id)
-    if present is None:
+    if present is None:  # pragma: no cover - reservations are never deleted
         raise Refused("not_found", f"job {job_id} has no reservation")
     return before, present
+
+
+def draw(session: Session, job_id: str, *, rounds_charged: int, fence: int, closed: bool) -> None:
+    """Write what has been charged from a locked reservation, and whether it is closed."""
+    values = {"rounds_charged": rounds_charged, "fence": fence, "closed": closed}
+    session.execute(_DRAW, {"of_job": job_id, **values})
 
 
 def refuse_second_charge(
@@ -132,16 +153,8 @@ def refuse_second_charge(
 
     Blocks of an attempt are disjoint, so only the last one that starts before the end can reach in.
     """
-    nearest = session.execute(
-        sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
-        .where(
-            ENTRY.c.job_id == job_id,
-            ENTRY.c.attempt == attempt,
-            ENTRY.c.round_first < round_first + rounds,
-        )
-        .order_by(ENTRY.c.round_first.desc())
-        .limit(1)
-    ).first()
+    wanted = {"job": job_id, "in_attempt": attempt, "end": round_first + rounds}
+    nearest = session.execute(_NEAREST, wanted).first()
     if nearest is not None and nearest.round_first + nearest.rounds > round_first:
         raise conflict(
             "the round was charged before in this attempt; a repetition is a new attempt",
@@ -153,19 +166,20 @@ def refuse_second_charge(
 
 def bearing(
     mechanism: Mapping[str, Any],
+    digest: str,
     per_round: tuple[int, ...],
     rounds: int,
     job_id: str,
     researcher_id: str,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Members every charge-bearing entry carries."""
+    """Members every charge-bearing entry carries; `digest` is the mechanism's."""
     return {
         "job": job_id,
         "researcher": researcher_id,
         "actor": facts.get("actor"),
         "mechanism": dict(mechanism),
-        "mechanism_digest": canonical.digest(dict(mechanism)),
+        "mechanism_digest": digest,
         "event": rdp.event_text(mechanism),
         "engine": ENGINE,
         "per_round": list(per_round),
