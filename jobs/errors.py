@@ -20,7 +20,7 @@ FailureCode = Literal[
     "sandbox_deadline",
     "sandbox_crashed",
     "sandbox_protocol",
-    "data_unavailable",
+    "nothing_published",
     "internal",
 ]
 
@@ -33,7 +33,7 @@ FAILURES: dict[FailureCode, str] = {
     "sandbox_deadline": "A round took longer than the operator allows.",
     "sandbox_crashed": "The training process ended by itself.",
     "sandbox_protocol": "The training process gave an answer outside its protocol or bound.",
-    "data_unavailable": "The data set's store could not be opened.",
+    "nothing_published": "Every round was charged to attempts that failed; there is no model.",
     "internal": "The gateway failed; the operator's log says more.",
 }
 

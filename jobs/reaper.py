@@ -13,7 +13,6 @@ import threading
 from datetime import timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import lifecycle, outbox, settlement, states
 from jobs.outbox import Send
@@ -101,10 +100,8 @@ class Housekeeping:
         while not self._stopped:
             try:
                 self.step()
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001 - the next pass may find the database again
                 _log.warning("housekeeping_failed", reason=type(error).__name__)
-            except Exception:
-                _log.exception("housekeeping_failed")
             self._wake.wait(self._interval)
             self._wake.clear()
 

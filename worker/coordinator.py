@@ -13,6 +13,7 @@ charged again; too many losses in a row end it. Of a failure only a code leaves.
 from __future__ import annotations
 
 import hashlib
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -193,8 +194,9 @@ def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         return "sandbox_protocol"
     except FencedOut:
         raise
-    except Exception:
-        _log.exception("attempt_failed", job=held.job_id, fence=held.fence)
+    except Exception as error:
+        # Neither the text of an exception nor its locals: either could hold un-noised numbers.
+        _log.error("attempt_failed", job=held.job_id, fence=held.fence, where=_where(error))
         return "internal"
     return None
 
@@ -252,6 +254,9 @@ def _run(work: _Work) -> None:
                 raise _Stopping
             block = blocks.next_block(work.services, work.held)
             if block is None:
+                return
+            if block.rounds == 0 and block.first == 1:
+                _end_empty(work)
                 return
             trainer, state = opened or _open(work, stack)
             if block.rounds == 0:
@@ -328,13 +333,22 @@ def _finish(work: _Work, trainer: Trainer, state: ServerState) -> None:
     now = work.services.clock()
     with work.services.database.unit_of_work() as session:
         job = rounds.guard(session, work.held)
-        if job.rounds_published == 0:
-            reason = "every round of the reservation was charged and none could be published"
-            settlement.end(session, job, "failed", reason=reason, failure="worker_lost", now=now)
-            return
         if metrics:
             rounds.measure(session, job, metrics)
         settlement.end(session, job, "completed", reason=_how_it_ended(job), now=now)
+
+
+def _end_empty(work: _Work) -> None:
+    """The reservation is used up by attempts that failed, and there is no model."""
+    with work.services.database.unit_of_work() as session:
+        settlement.end(
+            session,
+            rounds.guard(session, work.held),
+            "failed",
+            reason="every round was charged to attempts that failed",
+            failure="nothing_published",
+            now=work.services.clock(),
+        )
 
 
 def _how_it_ended(job: Job) -> str:
@@ -344,6 +358,13 @@ def _how_it_ended(job: Job) -> str:
         f"{job.rounds_published} of {job.rounds} rounds were published; rounds had to be repeated"
         " and the reservation had no room for more"
     )
+
+
+def _where(error: Exception) -> str:
+    """Kind of error and the lines it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
+    return f"{type(error).__name__} at {' < '.join(reversed(places))}"
 
 
 def _number(value: float | int | str | None) -> float:

@@ -1,0 +1,76 @@
+"""A trainer in this process with the sandbox's interface: sums without TensorFlow or a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy_gateway.modelspec import measure
+from worker.aggregate import GRID
+from worker.task import TrainingTask
+
+
+class FakeTrainer:
+    """Every client adds a quarter of the clip norm to one coordinate of the first weight.
+
+    `before_round` is called with the round's number before it is computed, and may raise.
+    """
+
+    def __init__(self, task: TrainingTask, before_round: Callable[[int], None]) -> None:
+        self.task = task
+        self.shapes = measure(task.model).weight_shapes
+        self.before_round = before_round
+        self.rounds: list[int] = []
+        self.killed = False
+
+    def initial_weights(self) -> list[Any]:
+        """Zeros."""
+        return [np.zeros(shape, np.float32) for shape in self.shapes]
+
+    def round(self, round_number: int, clients: Any, weights: Any) -> list[Any]:
+        """The sum of a cohort, on the grid."""
+        self.before_round(round_number)
+        self.rounds.append(round_number)
+        sums = [np.zeros(shape, np.int64) for shape in self.shapes]
+        flat = sums[0].reshape(-1)
+        np.add.at(flat, clients % flat.size, GRID // 4)
+        return sums
+
+    def evaluate(self, weights: Any) -> dict[str, float]:
+        """A figure."""
+        return {"accuracy": 0.5}
+
+    def kill(self) -> None:
+        """Remember it."""
+        self.killed = True
+
+
+class Stable:
+    """Makes trainers and remembers them; `openings` counts how often a store was opened."""
+
+    def __init__(self, before_round: Callable[[int], None] = lambda _: None) -> None:
+        self.before_round = before_round
+        self.made: list[FakeTrainer] = []
+
+    @contextmanager
+    def __call__(
+        self, task: TrainingTask, store: Path, test_store: Path | None
+    ) -> Iterator[FakeTrainer]:
+        """Open one, as the coordinator does."""
+        trainer = FakeTrainer(task, self.before_round)
+        self.made.append(trainer)
+        yield trainer
+
+    @property
+    def openings(self) -> int:
+        """How often data was opened."""
+        return len(self.made)
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds computed, in order, over all trainers."""
+        return [number for trainer in self.made for number in trainer.rounds]
