@@ -45,5 +45,5 @@ def configure(level: str = "INFO") -> None:
 
 
 def get(name: str) -> Any:
-    """A bound logger that names its room."""
-    return structlog.get_logger().bind(room=name)
+    """A logger that names its room. Bound on first use: a module asks before `configure` runs."""
+    return structlog.get_logger(room=name)
