@@ -6,7 +6,7 @@ export UV_LINK_MODE ?= copy
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint type fmt rego bench servers locks docs clean
+.PHONY: help demo up compose test lint type fmt rego bench servers locks docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,6 +16,13 @@ demo: .venv/.demo ## the main job end to end on this machine, no Docker
 
 up: .venv/.demo ## serve on http://127.0.0.1:8081 (state in ./state)
 	$(BIN)/privacy-gateway up --state state
+
+COMPOSE = docker compose -f docker-compose.yml $(if $(STANDIN),-f deploy/compose.standin.yml)
+
+compose: ## the same in containers with PostgreSQL, Redis and OPA (STANDIN=1: no image registry)
+	./deploy/secrets.sh
+	$(if $(STANDIN),./deploy/standin/build.sh)
+	$(COMPOSE) up --build --detach --wait
 
 test: lint type servers ## everything: lint, types, import law, Rego tests, pytest with real servers
 	$(BIN)/pytest -n 2 --dist worksteal --durations 15 $(PYTEST_ARGS)
