@@ -10,6 +10,7 @@ may talk to the broker inside a transaction, or trust a clock other than the dat
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -57,14 +58,21 @@ class Housekeeping:
         services: the outside world.
         send: gives one job id to the broker; None where this process relays nothing.
         interval_seconds: pause between passes.
+        also: something more to do on each pass.
     """
 
     def __init__(
-        self, services: Services, send: Send | None, *, interval_seconds: float = 1.0
+        self,
+        services: Services,
+        send: Send | None,
+        *,
+        interval_seconds: float = 1.0,
+        also: Callable[[], None] | None = None,
     ) -> None:
         self._services = services
         self._send = send
         self._interval = interval_seconds
+        self._also = also
         self._wake = threading.Event()
         self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
@@ -86,6 +94,8 @@ class Housekeeping:
 
     def step(self) -> None:
         """One pass: leases, waiting jobs, outbox."""
+        if self._also is not None:
+            self._also()
         reap(self._services)
         expire(self._services)
         if self._send is not None:
@@ -100,7 +110,8 @@ class Housekeeping:
         while not self._stopped:
             try:
                 self.step()
-            except Exception as error:  # noqa: BLE001 - the next pass may find the database again
+            except Exception as error:
+                # The next pass may find the database again.
                 _log.warning("housekeeping_failed", reason=type(error).__name__)
             self._wake.wait(self._interval)
             self._wake.clear()

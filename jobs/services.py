@@ -13,7 +13,9 @@ from jobs.settings import Settings
 from kit.clock import Clock, utc_now
 from kit.db import Database
 from kit.ids import new_id
+from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
+from policies.opa import OpaEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,22 @@ class Services:
     engine: PolicyEngine
     clock: Clock = utc_now
     new_id: Callable[[str], str] = new_id
+
+    def close(self) -> None:
+        """Give back the engine's processes and the database's connections."""
+        self.engine.close()
+        self.database.close()
+
+
+def open_services(settings: Settings) -> Services:
+    """Database and policy engine as the settings name them; connects to nothing yet."""
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Services(settings, Database(settings.database()), open_engine(settings))
+
+
+def open_engine(settings: Settings) -> PolicyEngine:
+    """The OPA server where one is named, else the embedded engine."""
+    if settings.opa_url:
+        token = settings.opa_token.get_secret_value() if settings.opa_token else None
+        return OpaEngine(settings.opa_url, token=token)
+    return EmbeddedEngine(settings.policy_processes)

@@ -212,3 +212,13 @@ class Receipt(SQLModel, table=True):
     body: str = Field(sa_type=Text)
     digest: str
     created_at: int = Field(sa_type=BigInteger)
+
+
+class WorkerPresence(SQLModel, table=True):
+    """A worker process and when the database last heard of it, by the database's own clock."""
+
+    __tablename__ = "worker_presence"
+
+    worker: str = Field(primary_key=True)
+    started_at: int = Field(sa_type=BigInteger)
+    seen_at: int = Field(sa_type=BigInteger)

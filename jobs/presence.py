@@ -1,0 +1,48 @@
+"""Which workers are alive, as the database hears of them: for readiness and for operators.
+
+A row is a sign of life, nothing more: no job is given or taken because of it (that is the lease's
+part), and it must never hold what a worker is working on.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from jobs.rounds import database_micros
+from jobs.tables import WorkerPresence
+
+_PRESENCE = WorkerPresence.__table__  # type: ignore[attr-defined]
+
+SILENT_SECONDS = 30.0
+FORGET_SECONDS = 86_400.0
+
+
+def beat(session: Session, worker: str) -> None:
+    """Note that the worker is alive; long dead ones are forgotten."""
+    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    session.execute(
+        insert(_PRESENCE)
+        .values(worker=worker, started_at=database_micros(), seen_at=database_micros())
+        .on_conflict_do_update(index_elements=["worker"], set_={"seen_at": database_micros()})
+    )
+    session.execute(_PRESENCE.delete().where(_silent_for(FORGET_SECONDS)))
+
+
+def leave(session: Session, worker: str) -> None:
+    """Note that the worker ends in good order."""
+    session.execute(_PRESENCE.delete().where(_PRESENCE.c.worker == worker))
+
+
+def alive(session: Session, *, silent_seconds: float = SILENT_SECONDS) -> list[str]:
+    """Names of the workers heard of within `silent_seconds`."""
+    query = sa.select(_PRESENCE.c.worker).where(sa.not_(_silent_for(silent_seconds)))
+    return list(session.execute(query.order_by(_PRESENCE.c.worker)).scalars())
+
+
+def _silent_for(seconds: float) -> sa.ColumnElement[bool]:
+    return _PRESENCE.c.seen_at < (  # type: ignore[no-any-return]
+        database_micros() - round(seconds * 1_000_000)
+    )

@@ -1,0 +1,126 @@
+"""One worker process: Celery's consumer, the coordinator in it, one sandbox child at a time.
+
+`python -m worker` reads the settings from the environment and works until SIGTERM: then it takes
+no new job, ends the block under way (or abandons it after a few seconds) and gives the job back.
+Beside the consumer a thread keeps house (`jobs.reaper.Housekeeping`): the same as in the gateway,
+so that jobs are found again whichever of the two is alive. The process never imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from celery import Celery
+from celery.worker import state
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs import presence
+from jobs.queue import QUEUE, Queue, celery_app
+from jobs.reaper import Housekeeping
+from jobs.services import Services, open_services
+from jobs.settings import Settings
+from kit import log
+from worker import tasks
+from worker.coordinator import Tools
+from worker.launcher import Limits, Sandbox
+from worker.task import TrainingTask
+
+PRESENCE_SECONDS = 5.0
+
+_log = log.get("worker")
+
+
+def main(settings: Settings | None = None) -> int:
+    """Work until told to stop; returns the exit code."""
+    settings = settings or Settings()
+    log.configure(settings.log_level)
+    if not settings.redis_url:
+        _log.error("no_broker", hint="set REDIS_URL, or use `privacy-gateway up`")
+        return 2
+    services = open_services(settings)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    queue = Queue(settings.redis_url)
+    housekeeping = Housekeeping(services, queue.send, also=_Presence(services, name))
+    app = celery_app(settings.redis_url)
+    tasks.register(app, services, worker=name, tools=tools_of(settings))
+    housekeeping.start()
+    _log.info("worker_started", worker=name)
+    try:
+        return consume(app, name)
+    finally:
+        housekeeping.stop()
+        _leave(services, name)
+        queue.close()
+        services.close()
+        _log.info("worker_stopped", worker=name)
+
+
+def consume(app: Celery, name: str) -> int:
+    """Celery's consumer in this thread; sandboxes started from it die with the process."""
+    consumer = app.Worker(
+        hostname=name,
+        pool="solo",
+        concurrency=1,
+        queues=[QUEUE],
+        loglevel="WARNING",
+        quiet=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        without_mingle=True,
+    )
+    consumer.start()
+    return int(consumer.exitcode or 0)
+
+
+def tools_of(settings: Settings) -> Tools:
+    """The real tools: exec'd sandboxes, entropy of the operating system, Celery's shutdown flag."""
+    logs = settings.state_dir / "logs"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limits = Limits(
+        memory_bytes=settings.sandbox_memory_bytes,
+        call_seconds=settings.round_deadline_seconds,
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+    def open_trainer(task: TrainingTask, store: Path, test_store: Path | None) -> Sandbox:
+        sharded = task.model_copy(update={"shards": min(cores, 64)})
+        return Sandbox(
+            sharded, store, test_store=test_store, limits=limits, log_path=logs / "sandbox.log"
+        )
+
+    return Tools(open_trainer=open_trainer, stopping=_stopping)
+
+
+def _stopping() -> bool:
+    """Whether a signal asked for shutdown; Celery sets an exit code, which may be 0."""
+    asked = (state.should_stop, state.should_terminate)
+    return any(code is not None and code is not False for code in asked)
+
+
+class _Presence:
+    """Signs of life, at most every few seconds, from the housekeeping thread."""
+
+    def __init__(self, services: Services, name: str) -> None:
+        self._services = services
+        self._name = name
+        self._last = float("-inf")
+
+    def __call__(self) -> None:
+        """Beat when it is time."""
+        if time.monotonic() - self._last < PRESENCE_SECONDS:
+            return
+        with self._services.database.unit_of_work() as session:
+            presence.beat(session, self._name)
+        self._last = time.monotonic()
+
+
+def _leave(services: Services, name: str) -> None:
+    try:
+        with services.database.unit_of_work() as session:
+            presence.leave(session, name)
+    except SQLAlchemyError as error:
+        _log.warning("leave_failed", reason=type(error).__name__)
