@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy_gateway.verify import verify_file
 from rich.console import Console
 from rich.panel import Panel
 
@@ -22,10 +21,11 @@ from gateway.demo.server import Running
 from privacy_gateway.client import Domain
 from privacy_gateway.datasets import Dataset
 from privacy_gateway.errors import Refused
+from privacy_gateway.verify import Problem, Report, verify
 
 EPSILON, DELTA = 8.0, 1e-5
 REPOSITORY = Path(__file__).resolve().parents[2]
-POLICY = REPOSITORY / "rego" / "examples" / "price_cap"
+POLICY = REPOSITORY / "rego" / "examples" / "open_lab"
 PEOPLE = {"owner": "olga@hospital.example", "researcher": "rosa@university.example"}
 AUDITOR = "aziz@audit.example"
 
@@ -69,7 +69,7 @@ class Outcome:
     accuracy: float
     jobs_until_refused: int
     audit_ok: bool
-    damage_found: str
+    damage_found: tuple[Problem, ...]
 
 
 def tell(console: Console, running: Running, folder: Path) -> Outcome:
@@ -177,17 +177,28 @@ def spend(console: Console, cast: Cast) -> int:
     return len(running)
 
 
-def audit(console: Console, cast: Cast, folder: Path) -> tuple[bool, str]:
+def audit(console: Console, cast: Cast, folder: Path) -> tuple[bool, tuple[Problem, ...]]:
     """Step 5: an export verified without the server; then one byte of it is flipped."""
     export = cast.auditor.export_ledger(folder / "ledger.jsonl")
-    report = verify_file(export)
-    console.print(f"  {report.summary()}")
+    report = _verified(export)
+    spent = ", ".join(
+        f"{found.name}: ε {found.epsilon_spent:.3f} of {found.epsilon:g}"
+        for found in report.populations.values()
+    )
+    verdict = "[bold green]verified[/]" if report.ok else "[bold red]damaged[/]"
+    console.print(
+        f"  {verdict}: {report.entries} entries, {report.mechanisms} prices recomputed by "
+        f"{report.engine}; {spent}"
+    )
     damaged = folder / "ledger-damaged.jsonl"
     damaged.write_bytes(_flip_one_digit(export.read_bytes()))
-    found = verify_file(damaged)
-    first = found.problems[0] if found.problems else None
-    console.print(f"  with one byte changed: [bold red]{first}[/]")
-    return report.ok and not found.ok, str(first)
+    found = _verified(damaged).problems
+    for problem in found[:1]:
+        console.print(
+            f"  with one byte changed: [bold red]{problem.kind}[/] at line {problem.line}, "
+            f"seq {problem.seq}: {problem.detail}"
+        )
+    return report.ok, found
 
 
 def _register(owner: Domain, name: str, file: Path, clients: int) -> Dataset:
@@ -242,6 +253,11 @@ def _offer(offer: Any) -> str:
     epsilon = offer["epsilon"] if isinstance(offer, dict) else offer.epsilon
     moved = ", ".join(f"{name} = {value}" for name, value in changed.items())
     return f"{moved} (ε = {epsilon:.2f})"
+
+
+def _verified(export: Path) -> Report:
+    with export.open("rb") as lines:
+        return verify(lines)
 
 
 def _flip_one_digit(text: bytes) -> bytes:

@@ -21,7 +21,7 @@ def test_the_story_comes_out_as_told(tmp_path: Path) -> None:
     assert outcome.accuracy >= 0.80
     assert outcome.jobs_until_refused >= 1
     assert outcome.audit_ok
-    assert "seq" in outcome.damage_found
+    assert outcome.damage_found[0].kind == "altered"
 
 
 def test_a_demo_never_removes_somebodys_state(tmp_path: Path) -> None:
