@@ -22,6 +22,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from numpy.typing import NDArray
 
+from accounting import optimum
 from accounting.errors import price_disagreement, price_overflow
 from accounting.mechanism import MAX_ROUNDS, Mechanism, check_count
 from privacy_gateway import rdp
@@ -117,6 +118,9 @@ def standalone_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float
         delta: the budget's δ.
     """
     check_count("rounds", rounds, MAX_ROUNDS)
+    quick = optimum.least_epsilon(mechanism, rounds, delta, _divergence)
+    if quick is not None:
+        return quick
     orders, curve = default_curve(mechanism)
     epsilon, _ = compute_epsilon(orders, rounds * curve, delta)
     return float(epsilon)
@@ -148,6 +152,12 @@ def _divergences(mechanism: Mechanism, orders: Sequence[float]) -> tuple[float, 
     accountant = RdpAccountant(orders, mechanism.neighboring_relation)
     accountant.compose(mechanism.dp_event())
     return tuple(float(value) for value in accountant.rdp)
+
+
+@lru_cache(maxsize=65536)
+def _divergence(mechanism: Mechanism, order: float) -> float:
+    """dp-accounting's divergence at one order, nats per charge unit."""
+    return _divergences(mechanism, (order,))[0]
 
 
 @lru_cache(maxsize=4096)

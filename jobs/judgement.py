@@ -15,8 +15,8 @@ from typing import Any
 
 from accounting import curve
 from accounting import filter as budget_filter
-from accounting.curve import Price
 from accounting.budget import Terms
+from accounting.curve import Price
 from accounting.ledger import Balance, QuotaBalance
 from accounting.plan import TrainingPlan, plan_of
 from jobs import floors
