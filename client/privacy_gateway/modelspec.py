@@ -59,10 +59,8 @@ def _known(value: Any) -> Any:
     if not isinstance(name, str):
         raise PydanticCustomError("model_refused", "a layer is an object with a `type`")
     if name not in _LAYERS:
-        reason = _REASONS.get(name, "is not on the list of layers")
-        raise PydanticCustomError(
-            "model_refused", "{name} {reason}", {"name": name[:60], "reason": reason}
-        )
+        facts = {"name": name[:60], "reason": reason_against(name)}
+        raise PydanticCustomError("model_refused", "{name} {reason}", facts)
     return value
 
 
@@ -172,7 +170,8 @@ class ModelSize:
         parameters: numbers in all weights.
         activation_bytes: bytes one example occupies while training (outputs and inner buffers).
         flops: operations of a forward pass on one example; training takes about three times it.
-        weight_shapes: shapes of all weights in the order of Keras `model.weights`.
+        weight_shapes: shapes of all weights, layer by layer, each layer's as in Keras; for a
+            Sequential or converted model that is the order of `model.weights`.
         output_shape: shape of one prediction, without the batch.
     """
 
@@ -239,6 +238,16 @@ def measure(
         _refuse_beyond(here, "flops", flops, bounds.flops)
     _refuse_unused(spec, field)
     return ModelSize(parameters, held, flops, tuple(weights), values[-1].shape)
+
+
+def layer_type(name: str) -> type[Layer] | None:
+    """The layer of that name, None when it is not on the list."""
+    return _LAYERS.get(name)
+
+
+def reason_against(name: str) -> str:
+    """Why a layer is not on the list."""
+    return _REASONS.get(name, "is not on the list of layers")
 
 
 def layer_inputs(spec: ModelSpec, index: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ this process started. Data must not be able to make an operation fail: labels an
 indices out of range are moved into range, so that a hostile record spoils its own client only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,20 +27,16 @@ class Model:
     """A built model as pure functions of its weights.
 
     Attributes:
-        keras_model: the model; where the loss wants logits its final activation is left out.
+        weights: first weights, float32, in the order of the specification's layers.
         loss: `(weights, features, labels, seed)` → loss of each example, float32 (batch,); dropout
             is on and draws from `seed` (int32 pair).
         metrics: `(weights, features, labels)` → per-example values in the order of `metric_names`.
     """
 
-    keras_model: Any
+    weights: list[np.ndarray[Any, np.dtype[np.float32]]]
     loss: Callable[[Tensors, Any, Any, Any], Any]
     metrics: Callable[[Tensors, Any, Any], Tensors]
     metric_names: tuple[str, ...]
-
-    def initial_weights(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """Weights as Keras initialised them."""
-        return [np.asarray(w.value, np.float32) for w in self.keras_model.trainable_weights]
 
 
 def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
@@ -49,13 +45,17 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
     `scale` is the store's public factor for features, see `kit.ragged.Column`.
     """
     keras.utils.set_random_seed(task.initial_seed)
-    model = build_keras(task.model, logits_for=task.loss)
+    model, weight_order = build_keras(task.model, logits_for=task.loss)
+    # Keras sorts the weights of a graph by depth; the specification lists them by layer.
+    places = [weight_order.index(id(weight)) for weight in model.trainable_weights]
+    by_id = {id(weight): np.asarray(weight.value, np.float32) for weight in model.trainable_weights}
     seeds = [tf.constant(v.value) for v in model.non_trainable_variables]
 
     def predict(weights: Tensors, features: Any, seed: Any, *, training: bool) -> Any:
         states = [_seed_state(seed, k, old.dtype) for k, old in enumerate(seeds)]
         inputs = _as_input(features, task.model, scale)
-        outputs, _ = model.stateless_call(weights, states, inputs, training=training)
+        ordered = [weights[place] for place in places]
+        outputs, _ = model.stateless_call(ordered, states, inputs, training=training)
         return outputs
 
     def loss(weights: Tensors, features: Any, labels: Any, seed: Any) -> Any:
@@ -67,13 +67,17 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
         outputs = predict(weights, features, tf.zeros(2, tf.int32), training=False)
         return [_metric(name, task, outputs, labels) for name in names]
 
-    return Model(model, loss, metrics, names)
+    return Model([by_id[key] for key in weight_order], loss, metrics, names)
 
 
-def build_keras(spec: ModelSpec, *, logits_for: str = "") -> Any:
-    """The Keras model of a spec; a final activation that `logits_for` undoes is left out."""
+def build_keras(spec: ModelSpec, *, logits_for: str = "") -> tuple[Any, list[int]]:
+    """The Keras model of a spec, and the ids of its weights in the order of the spec's layers.
+
+    A final activation that the loss `logits_for` undoes is left out.
+    """
     inputs = keras.Input(shape=spec.input.shape, dtype=spec.input.dtype)
     outputs: list[Any] = []
+    order: list[int] = []
     last = len(spec.layers) - 1
     for index, layer in enumerate(spec.layers):
         sources = [inputs if i < 0 else outputs[i] for i in layer_inputs(spec, index)]
@@ -84,7 +88,8 @@ def build_keras(spec: ModelSpec, *, logits_for: str = "") -> Any:
             sources = [keras.ops.clip(source, 0, layer.input_dim - 1) for source in sources]
         built = getattr(keras.layers, layer.type)(**arguments)
         outputs.append(built(sources if layer.merges else sources[0]))
-    return keras.Model(inputs, outputs[-1])
+        order += [id(weight) for weight in built.trainable_weights]
+    return keras.Model(inputs, outputs[-1]), order
 
 
 def per_example_loss(loss: str, outputs: Any, labels: Any) -> Any:
@@ -140,8 +145,3 @@ def _as_input(features: Any, spec: ModelSpec, scale: float) -> Any:
 def _seed_state(seed: Any, layer: int, dtype: Any) -> Any:
     """Seed of one dropout layer at one step of one client."""
     return tf.cast(seed + tf.constant([layer * 7919, 0]), dtype)
-
-
-def weight_shapes(model: Any) -> Sequence[tuple[int, ...]]:
-    """Shapes of the weights, Keras order; for the comparison with the plain arithmetic."""
-    return [tuple(weight.shape) for weight in model.trainable_weights]

@@ -41,7 +41,7 @@ class Session:
             self._task,
             train,
             algorithm_of(self._task).local(self._task, self._model),
-            models.weight_shapes(self._model.keras_model),
+            [weight.shape for weight in self._model.weights],
         )
         test = stores.get("test")
         self._evaluation = Evaluation(self._task, self._model, _store(test)) if test else None
@@ -50,7 +50,7 @@ class Session:
         """Answer one command; LookupError for an unknown one."""
         match header["command"]:
             case "initial_weights":
-                return {"ok": True}, self._model.initial_weights()
+                return {"ok": True}, self._model.weights
             case "round":
                 return {"ok": True}, self._round.sum_of(header["round"], arrays[0], arrays[1:])
             case "evaluate":
