@@ -294,9 +294,9 @@ def refusal_of(error: ValidationError) -> Refused:
 
 def _field_error(fault: Any) -> FieldError:
     value = fault.get("input")
-    shown = value if isinstance(value, bool | int | float) else None
     if isinstance(value, str):
-        shown = value[:80]
+        value = value[:80]
+    shown = value if isinstance(value, bool | int | float | str) else None
     return FieldError(_path(fault["loc"]), fault["msg"], shown)
 
 

@@ -21,6 +21,7 @@ from gateway.demo.server import Running
 from privacy_gateway.client import Domain
 from privacy_gateway.datasets import Dataset
 from privacy_gateway.errors import Refused
+from privacy_gateway.jobs import Job
 from privacy_gateway.verify import Problem, Report, verify
 
 EPSILON, DELTA = 8.0, 1e-5
@@ -118,7 +119,7 @@ def announced_call(console: Console, cast: Cast) -> float:
         for rule in refusal.rules:
             console.print(f"    {rule['code']}: {rule.get('message', '')}")
         console.print(f"  nearest call that passes now: {_offer(refusal.counter_offer)}")
-        return float(refusal.price)
+        return refusal.price or 0.0
     raise AssertionError("a call at ε = 2267 was admitted")
 
 
@@ -162,7 +163,7 @@ def spend(console: Console, cast: Cast) -> int:
         },
         cast.researcher,
     )
-    running = []
+    running: list[Job] = []
     try:
         while True:
             running.append(cast.researcher.submit(job))
@@ -170,8 +171,8 @@ def spend(console: Console, cast: Cast) -> int:
     except Refused as refusal:
         console.print(f"  [bold red]refused[/]: {refusal.code}; {refusal.detail}")
         console.print(f"  left: {refusal.left}; what would fit: {_offer(refusal.counter_offer)}")
-    for job in running:
-        job.wait()
+    for admitted in running:
+        admitted.wait()
     budget = cast.owner.budget(cast.digits.population)
     console.print(f"  spent ε = {budget.epsilon_spent:.3f} of {budget.epsilon}")
     return len(running)
