@@ -81,23 +81,27 @@ class Refused(Exception):  # noqa: N818 - the house's word, and no error of the 
         self.facts = facts
 
     @property
-    def rules(self) -> Any:
-        """All rules that fired, where a policy or the accountant decided; else None."""
-        return self.facts.get("rules")
+    def rules(self) -> list[dict[str, Any]]:
+        """All rules that fired: code, field, message, value, limit; empty where none was asked."""
+        return list(self.facts.get("rules") or ())
 
     @property
-    def price(self) -> Any:
-        """What the request would have cost, where it was priced; else None."""
-        return self.facts.get("price")
+    def price(self) -> float | None:
+        """ε the request alone would cost, where it was priced; `facts["price"]` tells more."""
+        return _number(self.facts.get("price"), "epsilon")
 
     @property
-    def left(self) -> Any:
-        """What is left of the budget, where that is the caller's to know; else None."""
-        return self.facts.get("left")
+    def left(self) -> float | None:
+        """ε the caller may still spend: the lesser of budget and quota; `facts["left"]` has both."""
+        left = self.facts.get("left")
+        names = ("epsilon_remaining", "quota_epsilon_remaining")
+        return min(
+            (n for n in (_number(left, name) for name in names) if n is not None), default=None
+        )
 
     @property
-    def counter_offer(self) -> Any:
-        """The nearest request that policy and budget accept, where there is one; else None."""
+    def counter_offer(self) -> dict[str, Any] | None:
+        """The nearest request that passes now: `job`, `changed`, `epsilon`; None without one."""
         return self.facts.get("counter_offer")
 
     def diagnostics(self) -> str:
@@ -106,6 +110,12 @@ class Refused(Exception):  # noqa: N818 - the house's word, and no error of the 
         lines += [f"  {error.field}: {error.message}" for error in self.errors]
         lines += [f"  {name} = {fact}" for name, fact in self.facts.items()]
         return "\n".join(lines)
+
+
+def _number(facts: Any, name: str) -> float | None:
+    """A number among facts that came over the wire, or None."""
+    value = facts.get(name) if isinstance(facts, dict) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def invalid(

@@ -10,6 +10,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `privacy-gateway` command."""
-    from privacy_gateway.cli.main import run
+    from privacy_gateway.cli.commands import run
 
     run()

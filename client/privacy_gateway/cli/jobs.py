@@ -29,8 +29,9 @@ def quote(
     form: Format = Form.table,
 ) -> None:
     """Price and verdict of a job; nothing is spent. Ends with 3 when it would be refused."""
+    asked = read_job(job)
     with connect() as domain:
-        priced = domain.quote(read_job(job))
+        priced = domain.quote(asked)
         if adopt:
             facts(Form.json, priced.adopt())
             return
@@ -50,8 +51,9 @@ def submit(
     form: Format = Form.table,
 ) -> None:
     """Submit a job once; prints its id."""
+    asked = read_job(job)
     with connect() as domain:
-        sent = domain.submit(read_job(job), idempotency_key=key)
+        sent = domain.submit(asked, idempotency_key=key)
         if wait:
             _follow(sent, form, None)
         else:

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from privacy_gateway.errors import Refused
-from privacy_gateway.notebook import text_of
+from privacy_gateway.notebook import plain_table, text_of
 
 EXITS: dict[int, str] = {
     0: "done",
@@ -84,12 +84,15 @@ def listing(form: Form, rows: Sequence[Any], columns: Sequence[str]) -> None:
     if form is Form.json:
         _json(values)
         return
+    if not _terminal():
+        print(plain_table(columns, ([value.get(c) for c in columns] for value in values)))
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for value in values:
         table.add_row(*(escape(text_of(value.get(column))) for column in columns))
-    _out().print(table)
+    Console(highlight=False).print(table)
 
 
 def facts(form: Form, value: Any, shown: Mapping[str, Any] | None = None) -> None:
@@ -97,12 +100,16 @@ def facts(form: Form, value: Any, shown: Mapping[str, Any] | None = None) -> Non
     if form is Form.json:
         _json(plain(value))
         return
+    members = shown if shown is not None else plain(value)
+    if not _terminal():
+        print(plain_table(("", ""), members.items()).partition("\n")[2])
+        return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, fact in (shown if shown is not None else plain(value)).items():
+    for name, fact in members.items():
         table.add_row(escape(name.replace("_", " ")), escape(text_of(fact)))
-    _out().print(table)
+    Console(highlight=False).print(table)
 
 
 def note(text: str) -> None:
@@ -141,7 +148,6 @@ def _json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _out() -> Console:
-    # Without a terminal nothing is folded: a pipe has no width.
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000)
+def _terminal() -> bool:
+    """Colours and folded columns are for a screen; a pipe gets whole lines."""
+    return sys.stdout.isatty()

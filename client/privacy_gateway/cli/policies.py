@@ -66,8 +66,9 @@ def dry_run(
     form: Format = Form.table,
 ) -> None:
     """What a revision would decide about a job; nothing is reserved."""
+    asked = read_job(job)
     with connect() as domain:
-        facts(form, domain.owner.dry_run(dataset, number, read_job(job)))
+        facts(form, domain.owner.dry_run(dataset, number, asked))
 
 
 @app.command("list")

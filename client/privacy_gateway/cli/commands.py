@@ -75,14 +75,21 @@ def _extend(app: typer.Typer, entry: EntryPoint) -> None:
         note(f"the commands of {entry.value} are left out: {error}")
 
 
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and end.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Options before any command."""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,284 @@
+"""The command line: the whole way of owner, researcher and auditor, and every way to fail."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from structlog.testing import capture_logs
+
+from privacy_gateway.cli import commands, credentials
+from privacy_gateway.cli.output import EXITS
+from tests.client.conftest import CLIENTS, PASSWORD, POLICY, House, manifest_of, write_npz
+from tests.gateway.conftest import Gateway
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs one command line, with a configuration directory of its own."""
+    monkeypatch.setenv("PRIVACY_GATEWAY_CONFIG", str(tmp_path / "config"))
+    for name in ("PRIVACY_GATEWAY_URL", "PRIVACY_GATEWAY_TOKEN", "PRIVACY_GATEWAY_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+
+    def once(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["privacy-gateway", *map(str, arguments)])
+        capsys.readouterr()
+        # The gateway's own log lines go elsewhere; it shares this process in tests only.
+        with capture_logs(), pytest.raises(SystemExit) as caught:
+            commands.run()
+        printed = capsys.readouterr()
+        return Ran(int(caught.value.code or 0), printed.out, printed.err)
+
+    return once
+
+
+@pytest.fixture
+def as_role(run: Run, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Logs a role in, as a person would."""
+
+    def log_in(role: str) -> None:
+        monkeypatch.setenv("PRIVACY_GATEWAY_PASSWORD", PASSWORD)
+        done = run("login", "--email", f"{role}@example.org", "--url", gateway.url)
+        assert done.code == 0, done.err
+
+    return log_in
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_the_token_is_kept_for_its_owner_alone(
+    run: Run, as_role: Callable[[str], None], gateway: Gateway
+) -> None:
+    as_role("researcher")
+    file = credentials.path()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    token = json.loads(file.read_text())["token"]
+    seen = run("whoami", "--format", "json")
+    assert seen.json["email"] == "researcher@example.org"
+    assert token not in seen.out + seen.err
+    assert run("logout").code == 0
+    assert not file.exists()
+    assert run("whoami").code == 4
+
+
+def test_the_environment_goes_before_the_stored_login(
+    run: Run,
+    as_role: Callable[[str], None],
+    gateway: Gateway,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    as_role("researcher")
+    monkeypatch.setenv("PRIVACY_GATEWAY_URL", gateway.url)
+    assert run("whoami", "--format", "json").json["role"] == "researcher"
+    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", gateway.tokens["auditor"])
+    assert run("whoami", "--format", "json").json["role"] == "auditor"
+    # A token stored for one gateway is never sent to another.
+    monkeypatch.delenv("PRIVACY_GATEWAY_TOKEN")
+    monkeypatch.setenv("PRIVACY_GATEWAY_URL", "http://127.0.0.1:1")
+    assert run("whoami").code == 4
+
+
+def test_an_owner_opens_registers_and_publishes(
+    run: Run, as_role: Callable[[str], None], tmp_path: Path
+) -> None:
+    as_role("owner")
+    opened = run(
+        *["population", "create", "--name", "people", "--clients", CLIENTS, "--epsilon", 8],
+        *["--delta", "1e-5", "--format", "json"],
+    ).json
+    manifest = write(tmp_path / "manifest.json", manifest_of(opened["id"]))
+    file = write_npz(tmp_path / "digits.npz")
+    dataset = run("dataset", "register", manifest, file, "--format", "json").json
+    assert dataset["clients"] == CLIENTS
+    assert run("policy", "check", dataset["id"], POLICY.parent).code == 0
+    tested = run("policy", "test", dataset["id"], POLICY, "--format", "json")
+    assert tested.code == 0
+    assert all(result["passed"] for result in tested.json)
+    active = run("policy", "publish", dataset["id"], POLICY, "--format", "json").json
+    assert active["state"] == "active"
+    assert run("policy", "list", dataset["id"], "--format", "json").json[-1]["state"] == "active"
+    assert dataset["id"] in run("dataset", "list").out
+    granted = run("population", "grant", opened["id"], "--epsilon", 1, "--reason", "more")
+    assert granted.code == 0
+    shown = run("population", "show", opened["id"], "--format", "json").json
+    assert shown["epsilon"] == 9
+    assert run("population", "freeze", opened["id"], "--reason", "stop").code == 0
+    assert run("population", "list", "--format", "json").json[0]["frozen"] is True
+
+
+def test_a_bad_policy_is_refused_with_its_findings(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    as_role("owner")
+    bad = write(tmp_path / "bad.rego", "package bad\n\ndecision := http.send({})\n")
+    checked = run("policy", "check", house.dataset.id, bad)
+    assert checked.code == 3
+    assert "http.send" in checked.out
+    assert "next:" in checked.err
+    assert run("policy", "publish", house.dataset.id, bad).code == 3
+    assert run("policy", "test", house.dataset.id, bad).code == 3
+
+
+def test_a_researcher_prices_adopts_and_submits(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    as_role("researcher")
+    greedy = write(tmp_path / "greedy.json", house.job(rounds=200, noise_multiplier=0.5))
+    quoted = run("quote", greedy)
+    assert quoted.code == 3
+    assert "counter-offer" in quoted.out
+    assert "--adopt" in quoted.err
+    refused = run("submit", greedy)
+    assert refused.code == 3
+    assert "counter offer" in refused.err
+    assert run("jobs", "list", "--format", "json").json == []
+    modest = write(tmp_path / "modest.json", run("quote", greedy, "--adopt").out)
+    assert run("quote", modest).code == 0
+    sent = run("submit", modest, "--key", "once", "--format", "json").json
+    assert run("submit", modest, "--key", "once", "--format", "json").json["id"] == sent["id"]
+    assert run("jobs", "watch", sent["id"], "--timeout", "0.1").code == 7
+    assert run("jobs", "result", sent["id"]).code == 7
+    assert run("jobs", "cancel", sent["id"], "--format", "json").json["status"] == "cancelled"
+    assert run("jobs", "watch", sent["id"]).code == 7
+    assert run("jobs", "receipt", sent["id"], "--format", "json").code == 0
+    assert "cancelled" in run("jobs", "show", sent["id"]).out
+
+
+def test_a_dry_run_decides_and_reserves_nothing(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    as_role("owner")
+    job = write(tmp_path / "job.json", {"job": house.job(purpose="marketing")})
+    tried = run("policy", "dry-run", house.dataset.id, 1, job, "--format", "json").json
+    assert tried["outcome"] == "deny"
+    assert house.owner.budget(house.dataset.population).epsilon_reserved == 0
+
+
+def test_an_auditor_exports_and_verifies_without_a_server(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    house.researcher.submit(house.job()).cancel()
+    as_role("auditor")
+    listed = run("ledger", "list", "--population", house.dataset.population, "--format", "json")
+    assert [entry["kind"] for entry in listed.json] == ["open", "reserve", "void"]
+    export = tmp_path / "ledger.jsonl"
+    assert run("ledger", "export", "-o", export).code == 0
+    run("logout")
+    assert run("verify", export).code == 0
+    head = listed.json[-1]
+    expected = f"{head['population']}:{head['seq']}:{head['hash']}"
+    assert run("verify", export, "--expect", expected).code == 0
+    data = bytearray(export.read_bytes())
+    data[data.index(b'"kind":"reserve"') + 9] ^= 1
+    export.write_bytes(data)
+    found = run("verify", export, "--format", "json")
+    assert found.code == 8
+    assert found.json["problems"][0]["seq"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["quote", "absent.json"], 3),
+        (["verify", "absent.jsonl"], 3),
+        (["verify", "/dev/null", "--expect", "pop:one:hash"], 3),
+        (["jobs", "show", "job_absent"], 4),
+        (["jobs", "show"], 2),
+        (["nonsense"], 2),
+        (["--version"], 0),
+        (["--help"], 0),
+        (["login", "--email", "a@b.c", "--url", "http://127.0.0.1:1", "--password-stdin"], 6),
+    ],
+)
+def test_exit_codes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
+) -> None:
+    monkeypatch.setattr("privacy_gateway.connection.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("sys.stdin", open("/dev/null", encoding="utf-8"))  # noqa: SIM115,PTH123
+    ran = run(*arguments)
+    assert ran.code == code
+    assert "Traceback" not in ran.err
+
+
+def test_not_found_and_forbidden_have_their_own_codes(
+    run: Run, as_role: Callable[[str], None], house: House
+) -> None:
+    as_role("researcher")
+    assert run("jobs", "show", "job_absent").code == 5
+    assert run("ledger", "list").code == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [('{"rounds": NaN}', "body"), ('{"rounds": 1, "rounds": 2}', "rounds"), ("[1]", "job")],
+)
+def test_job_files_are_read_strictly(
+    run: Run, as_role: Callable[[str], None], tmp_path: Path, text: str, field: str
+) -> None:
+    as_role("researcher")
+    refused = run("submit", write(tmp_path / "job.json", text))
+    assert refused.code == 3
+    assert f"{field}:" in refused.err
+
+
+def test_exit_codes_are_documented_in_help(run: Run) -> None:
+    shown = " ".join(run("--help").out.split())
+    for code in EXITS:
+        assert f"{code} " in shown.partition("Exit codes:")[2]
+
+
+def test_other_distributions_add_commands(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Extra(EntryPoint):
+        def load(self) -> Callable[[typer.Typer], None]:
+            if self.name == "broken":
+                raise ImportError("no module")
+            return lambda app: app.command("extra")(lambda: print("extra ran"))
+
+    points = [Extra(name, f"{name}:x", commands.GROUP) for name in ("good", "broken")]
+    monkeypatch.setattr(commands, "entry_points", lambda group: points)
+    ran = run("extra")
+    assert (ran.code, ran.out) == (0, "extra ran\n")
+    assert "broken:x are left out" in ran.err
+    # A command of our own is not kept waiting for theirs.
+    assert "left out" not in run("verify", "absent").err
+
+
+def test_the_calculator_gives_the_announcements_price(run: Run) -> None:
+    announced = ["--clients", 3, "--clients-per-round", 2, "--rounds", 10]
+    announced += ["--noise-multiplier", 0.05, "--delta", "1e-5"]
+    priced = run("price", *announced, "--budget-epsilon", 8, "--format", "json").json
+    assert priced["epsilon_rdp"] == pytest.approx(2267.1770956999753)
+    assert priced["fit"]["jobs"] == 0
+    assert "2267.177" in run("price", *announced).out
+    refused = run("price", *announced[:2], "--clients-per-round", 4, *announced[4:])
+    assert refused.code == 3
+    assert "clients_per_round" in refused.err
