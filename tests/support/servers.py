@@ -123,13 +123,13 @@ def _unprivileged(folder: Path) -> dict[str, int]:
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    """A Redis (or Valkey) server; yields its URL."""
+def redis(folder: Path, *, port: int | None = None) -> Iterator[str]:
+    """A Redis (or Valkey) server; on `port` or a free one; yields its URL."""
     binary = redis_binary()
     if binary is None:
         missing("Redis")
     assert binary is not None
-    port = free_port()
+    port = port or free_port()
     with (folder / "redis.log").open("wb") as log:
         server = spawn(
             [
