@@ -29,8 +29,8 @@ from policies.publication import (
     Publication,
     opened,
     publication,
+    publication_of_tests,
     rule_name,
-    test_publication,
 )
 from policies.text import TextRefused
 from privacy_gateway import canonical
@@ -88,7 +88,7 @@ class EmbeddedEngine:
             EngineFailed: no child process could be had.
         """
         try:
-            return self.run(test_publication(source, tests))
+            return self.run(publication_of_tests(source, tests))
         except TextRefused as refused:
             return TestReport((TestResult("package", False, refused.message),))
 

@@ -89,6 +89,7 @@ def check(source: str, tests: str, parse: Parse, library: Library) -> Findings:
     for scope in scopes:
         remarks += _module(scope)
     remarks += _recursion(scopes)
+    remarks += _replacements(scopes[0])
     remarks += _whole(scopes[0])
     ordered = sorted(
         set(remarks), key=lambda item: (item.module, item.line, item.column, item.code)
@@ -288,6 +289,13 @@ def _recursion(scopes: list[Scope]) -> Iterator[Finding]:
     for path, (scope, rule) in places.items():
         if path in _reachable(path, needs):
             yield scope.finding("recursion", f"{rule.path} needs itself", rule.start)
+
+
+def _replacements(scope: Scope) -> Iterator[Finding]:
+    """`with` is for tests: engines differ in what it reaches, and it hides what is really asked."""
+    for statement in syntax.statements(scope.tree["rules"]):
+        for change in statement.get("with_mods", ()):
+            yield scope.finding("with", "with belongs in tests", change["span"]["start"])
 
 
 def _needs(scope: Scope, rule: Rule) -> Iterator[str]:

@@ -31,8 +31,8 @@ from policies.publication import (
     Publication,
     opened,
     publication,
+    publication_of_tests,
     rule_name,
-    test_publication,
 )
 from policies.text import TextRefused
 from privacy_gateway import canonical
@@ -91,7 +91,7 @@ class OpaEngine:
         """
         self._require_version()
         try:
-            world = test_publication(source, tests)
+            world = publication_of_tests(source, tests)
         except TextRefused as refused:
             return Findings(
                 (Finding("error", "package", refused.message, refused.line, refused.column),)
@@ -109,7 +109,7 @@ class OpaEngine:
             EngineFailed: the server does not answer.
         """
         try:
-            return self.run(test_publication(source, tests))
+            return self.run(publication_of_tests(source, tests))
         except TextRefused as refused:
             return TestReport((TestResult("package", False, refused.message),))
 

@@ -14,7 +14,7 @@ from typing import Any
 from policies.engine import Evaluation
 from policies.errors import Fault
 from policies.library import library
-from policies.text import ENVELOPE, moved, package_of, test_rules
+from policies.text import ENVELOPE, moved, package_of, rules_of_tests
 from privacy_gateway import canonical
 
 
@@ -60,7 +60,7 @@ def publication(source: str) -> Publication:
 
 
 @lru_cache(maxsize=64)
-def test_publication(source: str, tests: str) -> Publication:
+def publication_of_tests(source: str, tests: str) -> Publication:
     """The publication that runs the `test_*` rules of a policy; one query for each rule.
 
     Raises:
@@ -75,7 +75,9 @@ def test_publication(source: str, tests: str) -> Publication:
         texts.append((f"{stem}/policy_test.rego", tests))
     modules = tuple((path, moved(text, name, shared.root)) for path, text in texts)
     queries = {
-        f"{name}.{package_of(text)}.{rule}": None for _, text in texts for rule in test_rules(text)
+        f"{name}.{package_of(text)}.{rule}": None
+        for _, text in texts
+        for rule in rules_of_tests(text)
     }
     return Publication(name, digest, shared.placed(), modules, tuple(queries))
 

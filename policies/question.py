@@ -221,6 +221,8 @@ def input_schema() -> Mapping[str, Any]:
 
 
 def _request(request_id: str, kind: Kind, at: datetime) -> dict[str, Any]:
+    if at.tzinfo is None:
+        raise ValueError("a time without a zone has no place in a question")
     moment = at.astimezone(UTC)
     return {
         "id": request_id,
@@ -233,7 +235,7 @@ def _request(request_id: str, kind: Kind, at: datetime) -> dict[str, Any]:
 
 
 def _budget(budget: BudgetFacts) -> dict[str, Any]:
-    """Without a share the whole budget is the share: engines differ on `not` over a missing path."""
+    """Without a share the budget is the share: engines differ on `not` over a missing path."""
     share = budget.quota or QuotaFacts(budget.epsilon_nano, budget.remaining_epsilon_nano)
     quota = {"limited": budget.quota is not None, **_plain(share)}
     return {**_plain(budget), "quota": quota}

@@ -142,6 +142,18 @@ def nodes(node: Any, kind: str) -> Iterator[Node]:
             yield from nodes(member, kind)
 
 
+def statements(node: Any) -> Iterator[Node]:
+    """Every statement of every body, inner ones included."""
+    if isinstance(node, list):
+        for member in node:
+            yield from statements(member)
+    elif isinstance(node, dict):
+        if "literal" in node:
+            yield node
+        for member in node.values():
+            yield from statements(member)
+
+
 def bound_names(node: Node, source: Source) -> frozenset[str]:
     """Names a rule declares: arguments, `:=`, `some`, `every`."""
     names: set[str] = set()

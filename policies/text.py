@@ -110,7 +110,7 @@ def moved_whole(source: str, root: str) -> str:
     return _apply(source, edits)
 
 
-def test_rules(source: str) -> tuple[str, ...]:
+def rules_of_tests(source: str) -> tuple[str, ...]:
     """Names of the rules `test_*` that the text defines, in order."""
     names: dict[str, None] = {}
     depth = 0

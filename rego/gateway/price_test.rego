@@ -25,8 +25,8 @@ test_share_of_the_budget if {
 }
 
 test_spent_counts_this_job if {
-	not price.spent_at_most(price.one) with input.cost.budget_epsilon_nano_after as price.one
-	price.spent_at_most(price.one) with input.cost.budget_epsilon_nano_after as price.one + 1
+	not price.spent_at_most(price.one) with input.cost.budget_epsilon_nano_after as 1000000000
+	price.spent_at_most(price.one) with input.cost.budget_epsilon_nano_after as 1000000001
 }
 
 test_over_budget if {

@@ -39,6 +39,7 @@ _epsilon_within(limit) if {
 _rested(_) if input.history.last_job_time == null
 
 _rested(hours) if {
+	is_string(input.history.last_job_time)
 	last := time.parse_rfc3339_ns(input.history.last_job_time)
 	number.at_least(input.request.time_ns, last + (hours * 3600000000000))
 }
