@@ -7,13 +7,14 @@ fast engine. Answers must never be used for admission; that is the ledger's deci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from accounting import filter as admission
 from accounting.curve import Price, price
 from accounting.mechanism import MAX_NOISE, MAX_ROUNDS, MIN_NOISE, Mechanism
-from accounting.plan import TrainingPlan
+from accounting.plan import CLIP_COUNT_NOISE_PER_CLIENT, TrainingPlan
 from privacy_gateway import rdp
 from privacy_gateway.errors import Refused
 
@@ -121,8 +122,15 @@ def max_cohort(account: Account, plan: TrainingPlan, *, quota: Account | None = 
             account, quota, lambda: plan.changed(clients_per_round=clients - step)
         )
 
-    found = _least(quick, proven, 0, clients - 1)
+    found = _least(quick, proven, 0, clients - _least_cohort(plan))
     return None if found is None else clients - found
+
+
+def _least_cohort(plan: TrainingPlan) -> int:
+    """Adaptive clipping needs z < 2 σ_b, and σ_b grows with the cohort."""
+    if plan.clip_count_noise is None:
+        return 1
+    return math.floor(plan.noise_multiplier / (2.0 * CLIP_COUNT_NOISE_PER_CLIENT)) + 1
 
 
 def _at_noise(plan: TrainingPlan, step: int) -> TrainingPlan:

@@ -1,0 +1,140 @@
+"""Inverse answers: admitted themselves, refused one step further."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accounting import calibrate
+from accounting import filter as admission
+from accounting.budget import single_job_limits, terms_of
+from accounting.calculator import calculate
+from accounting.calibrate import how_many_more, max_cohort, max_rounds, min_noise
+from accounting.curve import price
+from accounting.plan import TrainingPlan
+from privacy_gateway import rdp
+from privacy_gateway.errors import Refused
+from tests.accounting.support import VECTORS, fraction, poisson
+
+STEP = 1 / calibrate.NOISE_STEPS_PER_UNIT
+
+
+@dataclass(frozen=True)
+class Account:
+    limits: tuple[int, ...]
+    charged: tuple[int, ...] = admission.zero()
+    reserved: tuple[int, ...] = admission.zero()
+
+
+def budget(epsilon: float, delta: float) -> Account:
+    return Account(terms_of(round(epsilon * rdp.NANO), delta).limits)
+
+
+def fits(account: Account, plan: TrainingPlan) -> bool:
+    return calibrate.admits(account, plan.mechanism, plan.charge_units)
+
+
+@pytest.mark.parametrize("case", VECTORS["inverse"], ids=repr)
+def test_reference_answers(case: dict[str, Any]) -> None:
+    account = Account(single_job_limits(round(case["epsilon"] * rdp.NANO), case["delta"]))
+    if case["kind"] == "max_rounds_single_job":
+        assert max_rounds(account, poisson(case["q"], case["z"])) == case["expected"]
+        return
+    size, clients = fraction(case["q"])
+    answer = min_noise(account, TrainingPlan(clients, size, case["T"], 1.0))
+    assert answer == pytest.approx(case["expected"], abs=case["tol"])
+
+
+@settings(max_examples=25)
+@given(
+    size=st.integers(1, 400),
+    rounds=st.integers(1, 500),
+    noise=st.floats(0.3, 20.0),
+    epsilon=st.floats(0.5, 20.0),
+)
+def test_every_answer_is_the_last_that_fits(
+    size: int, rounds: int, noise: float, epsilon: float
+) -> None:
+    account = budget(epsilon, 1e-5)
+    plan = TrainingPlan(1000, size, rounds, noise)
+    most = max_rounds(account, plan.mechanism)
+    assert most == 0 or fits(account, plan.changed(rounds=most))
+    if most < 10**6:
+        assert not fits(account, plan.changed(rounds=most + 1))
+    least = min_noise(account, plan)
+    if least is not None:
+        assert fits(account, plan.changed(noise_multiplier=least))
+        assert least < 0.01 + STEP or not fits(account, plan.changed(noise_multiplier=least - STEP))
+    largest = max_cohort(account, plan)
+    if largest is None:
+        assert not fits(account, plan.changed(clients_per_round=1))
+    else:
+        assert fits(account, plan.changed(clients_per_round=largest))
+        assert largest == 1000 or not fits(account, plan.changed(clients_per_round=largest + 1))
+
+
+def test_how_many_more_is_what_the_filter_admits() -> None:
+    account, cost = budget(8.0, 1e-6), price(poisson(0.01, 1.0))
+    assert how_many_more(account, cost, 100) == 107
+    used = Account(account.limits, charged=cost.total(100 * 107))
+    assert how_many_more(used, cost, 100) == 0
+    assert how_many_more(account, price(poisson(1, 0.01)), 10**6) == 0
+
+
+def test_a_quota_counts_too() -> None:
+    account, quota = budget(8.0, 1e-6), budget(1.5, 1e-6)
+    plan = TrainingPlan(1000, 10, 100, 1.0)
+    cost = price(plan.mechanism)
+    assert how_many_more(account, cost, 100, quota=quota) == how_many_more(quota, cost, 100)
+    assert max_rounds(account, plan.mechanism, quota=quota) == max_rounds(quota, plan.mechanism)
+    assert min_noise(account, plan, quota=quota) == min_noise(quota, plan)
+    assert max_cohort(account, plan, quota=quota) == max_cohort(quota, plan)
+
+
+def test_a_floor_is_respected_and_nothing_can_mean_nothing() -> None:
+    account = budget(8.0, 1e-5)
+    plan = TrainingPlan(1000, 10, 1, 5.0)
+    assert min_noise(account, plan, least=2.5) == 2.5
+    exhausted = Account((-1,) * 16)
+    assert min_noise(exhausted, plan) is None
+    assert max_cohort(exhausted, plan) is None
+    assert max_rounds(exhausted, plan.mechanism) == 0
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        TrainingPlan(100, 50, 10, 1.2, clip_norm=None),
+        TrainingPlan(100, 100, 10, 1.2, sampling="none"),
+        TrainingPlan(100, 5, 100, 1.2, sampling="none", algorithm="dp_ftrl"),
+    ],
+    ids=["adaptive", "gaussian", "tree"],
+)
+def test_other_mechanisms_have_answers_too(plan: TrainingPlan) -> None:
+    account = budget(8.0, 1e-4)
+    least = min_noise(account, plan)
+    assert least is not None
+    assert fits(account, plan.changed(noise_multiplier=least))
+    assert not fits(account, plan.changed(noise_multiplier=least - STEP))
+    assert max_cohort(account, plan.changed(noise_multiplier=least)) is not None
+
+
+def test_the_calculator_answers_everything_at_once() -> None:
+    answer = calculate(TrainingPlan(3383, 120, 100, 1.2), delta=1e-5, budget_epsilon=8.0)
+    assert answer.epsilon_rdp == pytest.approx(1.986115, abs=1e-6)
+    assert answer.epsilon_pld is not None
+    assert answer.epsilon_pld < answer.epsilon_rdp
+    assert answer.fit is not None
+    assert answer.fit.jobs == 16
+    assert answer.fit.most_rounds >= 1600
+    announcement = calculate(TrainingPlan(3, 2, 10, 0.05), delta=1e-5, budget_epsilon=8.0)
+    assert announcement.epsilon_rdp == pytest.approx(2267.18, abs=0.005)
+    assert announcement.fit is not None
+    assert (announcement.fit.jobs, announcement.fit.most_rounds) == (0, 0)
+    assert calculate(TrainingPlan(3, 2, 10, 1.0), delta=1e-5).fit is None
+    with pytest.raises(Refused):
+        calculate(TrainingPlan(3383, 120, 100, 1.2), delta=1e-4)

@@ -1,0 +1,429 @@
+"""The ledger's verbs on both databases: what they take, what they give back, what they refuse."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from accounting import ledger
+from accounting import tables as stored
+from accounting.curve import price
+from accounting.mechanism import Mechanism
+from accounting.odometer import spend_report
+from kit.db import Database
+from privacy_gateway.errors import Refused
+from privacy_gateway.verify import verify
+from tests.accounting.support import (
+    FACTS,
+    NOW,
+    SOON,
+    balance,
+    charge,
+    export,
+    job_price,
+    open_population,
+    refusal_of,
+    reserve,
+    settle,
+)
+
+ROUND = job_price().per_round
+ZERO = (0,) * 16
+
+
+def times(rounds: int) -> tuple[int, ...]:
+    return tuple(part * rounds for part in ROUND)
+
+
+def code_of(act: Callable[[], object]) -> str:
+    with pytest.raises(Refused) as refusal:
+        act()
+    return refusal.value.code
+
+
+@pytest.fixture
+def opened(database: Database) -> Database:
+    with database.unit_of_work() as session:
+        open_population(session)
+    return database
+
+
+def test_reserve_charge_settle_move_the_balance_exactly(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+    assert balance(opened).reserved == times(100)
+    with opened.unit_of_work() as session:
+        assert charge(session, "job_1", 1, 5).rounds_charged == 5
+    after = balance(opened)
+    assert (after.charged, after.reserved) == (times(5), times(95))
+    with opened.unit_of_work() as session:
+        entry = settle(session, "job_1")
+    assert entry is not None
+    assert (entry.kind, entry.rounds) == ("void", 95)
+    after = balance(opened)
+    assert (after.charged, after.reserved) == (times(5), ZERO)
+    assert after.head_seq == after.version == 4
+    assert after.head_hash == entry.hash
+
+
+def test_a_charge_never_takes_more_than_is_left(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=7)
+        assert charge(session, "job_1", 1, 5).rounds_charged == 5
+        # The block was run again: a second attempt is a second charge.
+        second = charge(session, "job_1", 1, 5, attempt=2)
+        assert second.rounds_charged == 2
+        assert charge(session, "job_1", 6, 5, attempt=2) == ledger.Charge(0, None)
+    assert balance(opened).charged == times(7)
+
+
+def test_a_round_is_charged_once_in_an_attempt(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        charge(session, "job_1", 1, 5)
+    for first, rounds in ((1, 5), (3, 1), (5, 5)):
+        with opened.unit_of_work() as session:
+            assert code_of(lambda s=session, f=first, r=rounds: charge(s, "job_1", f, r)) == (
+                "conflict"
+            )
+    assert balance(opened).charged == times(5)
+
+
+def test_a_worker_that_lost_the_job_cannot_charge(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        charge(session, "job_1", 1, 5, fence=3)
+        assert code_of(lambda: charge(session, "job_1", 6, 5, fence=2)) == "conflict"
+        charge(session, "job_1", 6, 5, fence=3)
+
+
+def test_a_settled_job_charges_nothing_and_settles_once(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        assert settle(session, "job_1") is not None
+        assert charge(session, "job_1") == ledger.Charge(0, None)
+        assert settle(session, "job_1") is None
+        assert code_of(lambda: reserve(session, "job_1")) == "conflict"
+    after = balance(opened)
+    assert (after.charged, after.reserved) == (ZERO, ZERO)
+
+
+def test_a_job_without_reservation_is_not_found(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        assert code_of(lambda: charge(session, "job_9")) == "not_found"
+        assert code_of(lambda: settle(session, "job_9")) == "not_found"
+        assert code_of(lambda: ledger.lock(session, ["pop_z"])) == "not_found"
+
+
+def test_void_gives_everything_back_and_only_unstarted_jobs_are_void(opened: Database) -> None:
+    before = balance(opened)
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        ledger.void(session, job_id="job_1", reason="cancelled", facts=FACTS, now=NOW)
+        reserve(session, "job_2")
+        charge(session, "job_2")
+        act = lambda: ledger.void(session, job_id="job_2", reason="x", facts=FACTS, now=NOW)  # noqa: E731
+        assert code_of(act) == "conflict"
+        settle(session, "job_2")
+    after = balance(opened)
+    assert (before.charged, before.reserved) == (ZERO, after.reserved)
+
+
+def test_only_a_lease_that_ran_out_expires(opened: Database) -> None:
+    def expire(seconds: int) -> ledger.Entry | None:
+        with opened.unit_of_work() as session:
+            return ledger.expire(
+                session, job_id="job_1", facts=FACTS, now=SOON + timedelta(seconds=seconds)
+            )
+
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+    assert code_of(lambda: expire(-1)) == "conflict"
+    with opened.unit_of_work() as session:
+        ledger.renew_lease(session, "job_1", SOON + timedelta(seconds=60))
+    assert code_of(lambda: expire(1)) == "conflict"
+    expired = expire(61)
+    assert expired is not None
+    assert expired.leaf["reason"] == "expired"
+    assert expire(61) is None
+
+
+def test_a_whole_mechanism_is_charged_at_once_without_refund(opened: Database) -> None:
+    tree = price(Mechanism("tree_gaussian", 5.0, steps=1000))
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=2, cost=tree)
+        assert charge(session, "job_1", 1, 1).rounds_charged == 2
+        settled = settle(session, "job_1")
+    assert settled is not None
+    assert settled.rounds == 0
+    assert balance(opened).charged == tree.total(2)
+
+
+def test_the_budget_ends_and_says_how_much_is_left(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        for number in range(107):
+            reserve(session, f"job_{number}")
+    with opened.unit_of_work() as session, pytest.raises(Refused) as refusal:
+        reserve(session, "job_107")
+    assert refusal.value.code == "budget_exceeded"
+    assert refusal.value.facts["epsilon_spent"] < 8.0 < refusal.value.facts["epsilon_after"]
+    with opened.unit_of_work() as session:
+        ledger.grant(
+            session, population_id="pop_a", epsilon=1.0, reason="study", actor_id="u", now=NOW
+        )
+        reserve(session, "job_107")
+    assert balance(opened).epsilon == 9.0
+    assert verify(export(opened)).ok
+
+
+def test_a_grant_needs_a_reason(opened: Database) -> None:
+    with opened.unit_of_work() as session, pytest.raises(Refused) as refusal:
+        ledger.grant(session, population_id="pop_a", epsilon=1.0, reason=" ", actor_id="u", now=NOW)
+    assert refusal.value.errors[0].field == "reason"
+    assert balance(opened).head_seq == 1
+
+
+def test_frozen_means_no_reservation_and_no_charge(opened: Database) -> None:
+    owner = {"population_id": "pop_a", "actor_id": "usr_owner", "now": NOW}
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        ledger.freeze(session, reason="incident", **owner)
+        assert code_of(lambda: ledger.freeze(session, reason="again", **owner)) == "conflict"
+    with opened.unit_of_work() as session:
+        assert code_of(lambda: charge(session, "job_1")) == "frozen"
+        assert code_of(lambda: reserve(session, "job_2")) == "frozen"
+    with opened.unit_of_work() as session:
+        ledger.unfreeze(session, reason="over", **owner)
+        assert charge(session, "job_1").rounds_charged == 5
+    assert verify(export(opened)).ok
+
+
+def test_a_quota_is_a_share_and_knows_the_past(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", researcher_id="usr_a")
+        charge(session, "job_1", 1, 100)
+        ledger.set_quota(
+            session,
+            population_id="pop_a",
+            researcher_id="usr_a",
+            epsilon=1.0,
+            actor_id="usr_owner",
+            now=NOW,
+        )
+    with opened.unit_of_work() as session:
+        assert code_of(lambda: reserve(session, "job_2", researcher_id="usr_a")) == "quota_exceeded"
+    with opened.unit_of_work() as session:
+        reserve(session, "job_3", researcher_id="usr_b")
+        shares = {share.researcher_id: share for share in ledger.quotas.quotas(session, "pop_a")}
+    assert shares["usr_a"].epsilon == 1.0
+    assert shares["usr_a"].charged == times(100)
+    assert (shares["usr_a"].epsilon_spent or 0) > 1.0
+    assert shares["usr_b"].epsilon is shares["usr_b"].epsilon_spent is None
+    assert verify(export(opened)).ok
+
+
+def test_a_denial_and_a_note_change_no_balance(opened: Database) -> None:
+    before = balance(opened)
+    with opened.unit_of_work() as session:
+        ledger.deny(
+            session,
+            population_id="pop_a",
+            job_id="job_1",
+            researcher_id="usr_r",
+            code="policy_denied",
+            facts={"rules": ["price_cap"]},
+            now=NOW,
+            price=job_price(),
+            rounds=10,
+        )
+        ledger.note(
+            session, population_id="pop_a", reason="audit", actor_id="u", facts={"x": 1.5}, now=NOW
+        )
+    after = balance(opened)
+    assert (after.charged, after.reserved, after.head_seq) == (before.charged, before.reserved, 3)
+    assert verify(export(opened)).ok
+
+
+def test_a_balance_that_moved_cannot_be_reserved_from(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        stale = ledger.lock(session, ["pop_a"])["pop_a"]
+        reserve(session, "job_1")
+    with opened.unit_of_work() as session:
+        act = lambda: ledger.reserve(  # noqa: E731
+            session,
+            stale,
+            job_id="job_2",
+            researcher_id="usr_r",
+            price=job_price(),
+            rounds=1,
+            facts=FACTS,
+            now=NOW,
+            lease_expires_at=SOON,
+        )
+        assert code_of(act) == "conflict"
+        session.rollback()
+    assert balance(opened).head_seq == 2
+
+
+def test_a_rolled_back_reservation_leaves_no_trace(opened: Database) -> None:
+    before = export(opened)
+    with pytest.raises(ZeroDivisionError), opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        raise ZeroDivisionError
+    assert export(opened) == before
+    with opened.read() as session:
+        assert ledger.held(session, "job_1") is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger_entry SET leaf = '{}' WHERE seq = 1",
+        "UPDATE ledger_entry SET hash = hash",
+        "DELETE FROM ledger_entry",
+    ],
+)
+def test_entries_cannot_be_changed_or_removed(opened: Database, statement: str) -> None:
+    before = export(opened)
+    with (
+        pytest.raises(sa.exc.DatabaseError, match="append-only"),
+        opened.engine.begin() as connection,
+    ):
+        connection.exec_driver_sql(statement)
+    assert export(opened) == before
+
+
+def test_the_database_itself_refuses_impossible_rows(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=10)
+    for table, change in (
+        (stored.RESERVATION, {"rounds_charged": 11}),
+        (stored.RESERVATION, {"rounds_charged": -1}),
+        (stored.POPULATION, {"head_seq": 0}),
+        (stored.POPULATION, {"epsilon_nano": 0}),
+        (stored.QUOTA, {"epsilon_nano": 1}),
+    ):
+        with pytest.raises(sa.exc.IntegrityError), opened.engine.begin() as connection:
+            connection.execute(sa.update(table).values(**change))
+
+
+def test_the_odometer_remembers_every_moment(opened: Database) -> None:
+    later = NOW + timedelta(days=1)
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1")
+        ledger.charge(
+            session,
+            job_id="job_1",
+            round_first=1,
+            rounds=100,
+            attempt=1,
+            fence=1,
+            facts=FACTS,
+            now=later,
+        )
+    with opened.read() as session:
+        present = ledger.odometer(session, "pop_a")
+        then = ledger.odometer(session, "pop_a", at=NOW)
+        act = lambda: ledger.odometer(session, "pop_a", at=NOW - timedelta(seconds=1))  # noqa: E731
+        assert code_of(act) == "not_found"
+        report = spend_report(session, "pop_a")
+    assert (then.charged, then.reserved) == (ZERO, times(100))
+    assert (present.charged, present.reserved) == (times(100), ZERO)
+    assert then.epsilon_spent == 0 < then.epsilon_reserved
+    assert present.epsilon_spent == then.epsilon_reserved
+    assert present.epsilon_remaining == pytest.approx(8.0 - present.epsilon_spent)
+    assert report.epsilon_pld is not None
+    assert report.epsilon_pld < report.epsilon_rdp < report.epsilon_spent
+
+
+def test_entries_are_found_by_what_they_are_about(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        open_population(session, "pop_b")
+        reserve(session, "job_1", researcher_id="usr_a")
+        reserve(session, "job_2", population_id="pop_b", researcher_id="usr_b")
+        charge(session, "job_1")
+    with opened.read() as session:
+        find = lambda **by: [e.seq for e in ledger.entries(session, **by)]  # noqa: E731
+        assert len(find()) == 5
+        assert find(population="pop_a") == [1, 2, 3]
+        assert find(populations=["pop_b"]) == [1, 2]
+        assert find(researcher="usr_a") == [2, 3]
+        assert find(job="job_2") == [2]
+        assert find(kind="open") == [1, 1]
+        assert find(until=NOW) == []
+        assert len(find(since=NOW)) == 5
+        first = ledger.entries(session, limit=2)
+        rest = ledger.entries(session, after=first[-1].id)
+        assert len(first) + len(rest) == 5
+        charged = ledger.entry(session, rest[-1].id)
+        assert code_of(lambda: ledger.entry(session, 10**6)) == "not_found"
+        assert [b.population_id for b in ledger.balances(session)] == ["pop_a", "pop_b"]
+        assert ledger.balances(session, owner_id="nobody") == []
+    assert charged.leaf["facts"]["policy_revision"] == 3
+    assert (charged.round_first, charged.rounds, charged.attempt, charged.fence) == (1, 5, 1, 1)
+    assert charged.leaf["event"].startswith("PoissonSampledDpEvent")
+    assert charged.leaf["cost"] == list(times(5))
+
+
+def in_threads(count: int, act: Callable[[int], bool]) -> int:
+    """Start together, return how many succeeded."""
+    gate = threading.Barrier(count)
+
+    def run(number: int) -> bool:
+        gate.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return sum(pool.map(run, range(count)))
+
+
+def test_a_hundred_at_once_for_a_budget_of_ten(database: Database) -> None:
+    cost = job_price(1000, 35, 1.2)
+    with database.unit_of_work() as session:
+        open_population(session, epsilon=5.0, delta=1e-6)
+        opened = ledger.balance(session, "pop_a")
+    rounds = 10**6
+    while ledger_capacity(opened, cost.per_round, rounds) < 10:
+        rounds = rounds * 9 // 10
+    assert ledger_capacity(opened, cost.per_round, rounds) == 10
+
+    def admit_in_one_transaction(number: int) -> None:
+        with database.unit_of_work() as session:
+            reserve(session, f"job_{number}", rounds=rounds, cost=cost)
+
+    def admit(number: int) -> bool:
+        refusal = refusal_of(lambda: admit_in_one_transaction(number))
+        assert refusal is None or refusal.code == "budget_exceeded"
+        return refusal is None
+
+    assert in_threads(100, admit) == 10
+    after = balance(database)
+    assert after.reserved == tuple(part * rounds * 10 for part in cost.per_round)
+    assert after.head_seq == 11
+    assert verify(export(database)).ok
+
+
+def ledger_capacity(opened: ledger.Balance, per_round: tuple[int, ...], rounds: int) -> int:
+    return max(
+        limit // (part * rounds) for limit, part in zip(opened.limits, per_round, strict=True)
+    )
+
+
+def test_two_budgets_locked_in_opposite_order_never_wait_for_each_other(
+    database: Database,
+) -> None:
+    with database.unit_of_work() as session:
+        open_population(session, "pop_a")
+        open_population(session, "pop_b")
+
+    def both(number: int) -> bool:
+        names = ["pop_a", "pop_b"] if number % 2 else ["pop_b", "pop_a"]
+        with database.unit_of_work() as session:
+            return list(ledger.lock(session, names)) == ["pop_a", "pop_b"]
+
+    assert in_threads(24, both) == 24
