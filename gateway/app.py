@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from gateway import openapi, problems
 from gateway.api import (
@@ -38,6 +39,15 @@ from policies.opa import OpaEngine
 
 VERSION = "0.1.0"
 DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
+
+# Metrics are at /metrics; nothing else may leave because a library found an environment variable.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 
 ROUTERS: tuple[APIRouter, ...] = (
     accounts.router,
@@ -92,6 +102,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry=NO_TELEMETRY,
     )
     metrics = Metrics(world.database)
     app.state.services, app.state.settings, app.state.metrics = world, settings, metrics

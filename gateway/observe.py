@@ -7,8 +7,10 @@ tell one tenant about another. Nothing that depends on raw data may be counted h
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -16,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import problems
 from jobs.tables import STATES, Job, Outbox
 from kit import log
 from kit.db import Database
@@ -26,6 +29,8 @@ _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
 )
+# Asked every few seconds by machines; a line each would bury the rest.
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Metrics:
@@ -81,7 +86,10 @@ class _Queue(Collector):
 
 
 class Observed:
-    """ASGI middleware: counts, times and logs requests, and sets the headers all answers have."""
+    """ASGI middleware: counts, times and logs requests, and sets the headers all answers have.
+
+    It is also the last to see an exception nobody expected, so that such an answer is counted too.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -92,22 +100,32 @@ class Observed:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        begun = False
 
         async def observed(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 present = {name for name, _ in message["headers"]}
                 extra = [header for header in _HEADERS if header[0] not in present]
                 message["headers"] = [*message["headers"], *extra]
                 self._count(scope, message["status"], time.perf_counter() - started)
             await send(message)
 
-        await self._app(scope, receive, observed)
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:
+            _LOG.error("unforeseen", route=_template(scope), **_where(error))
+            if begun:
+                raise
+            await problems.unforeseen()(scope, receive, observed)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _template(scope)
         self._metrics.requests.labels(_method(scope), route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        _LOG.info(
+        say = _LOG.debug if route in _QUIET else _LOG.info
+        say(
             "request",
             method=_method(scope),
             route=route,
@@ -126,3 +144,10 @@ def _method(scope: Scope) -> str:
     """A method made up by a caller must not make a new time series."""
     known = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
     return scope["method"] if scope["method"] in known else "other"
+
+
+def _where(error: Exception) -> dict[str, object]:
+    """Kind and place of an exception; its text and locals could hold a token or a record."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    places = [f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"kind": type(error).__name__, "where": places}

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import ValidationError
 from sqlalchemy import exc as database_errors
 from starlette.exceptions import HTTPException
@@ -92,7 +92,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(database_errors.InterfaceError, _database_down)
     app.add_exception_handler(database_errors.TimeoutError, _database_down)
     app.add_exception_handler(database_errors.IntegrityError, _contradiction)
-    app.add_exception_handler(Exception, _unforeseen)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -138,9 +137,9 @@ async def _contradiction(_request: Request, error: Exception) -> Response:
     return response(Refused("conflict", "somebody else changed this at the same moment"))
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    _LOG.error("unforeseen", path=request.url.path, kind=type(error).__name__)
-    return response(Refused("internal", "something failed that should not; nothing was admitted"))
+def unforeseen() -> Response:
+    """The answer to an exception nobody expected (`gateway.observe` catches and logs it)."""
+    return response(Refused("internal", "something failed that should not; the operator is told"))
 
 
 def _plain(value: Any) -> Any:
@@ -156,6 +155,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return _plain(value.model_dump(mode="json"))
     return str(value)
-
-
-__all__ = ["MEDIA_TYPE", "STATUS", "JSONResponse", "document", "install", "response"]

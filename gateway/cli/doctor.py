@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Check = Callable[["GatewaySettings"], str]
 
 
-class _Ill(Exception):  # noqa: N818  (a finding, not an error of ours)
+class _Ill(Exception):
     """A check's finding: what is wrong and what to do."""
 
 
