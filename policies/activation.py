@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from policies.ask import Decision, ask, judge
+from policies.ask import judge
 from policies.engine import (
     DEADLINE_SECONDS,
     Findings,
@@ -19,7 +19,6 @@ from policies.engine import (
 )
 from policies.errors import EngineFailed, Fault, code_of
 from policies.probes import Floor, Probe, must_deny, no_floor, samples
-from policies.question import Question, for_policy
 from policies.text import TextRefused
 from policies.verdict import Verdict
 from privacy_gateway.errors import FieldError, Refused
@@ -68,16 +67,14 @@ def examine(
     return Examination(revision.digest, findings, reports, tuple(problems[:MOST_PROBLEMS]))
 
 
-def dry_run(
-    engines: Sequence[PolicyEngine], revision: Revision, question: Question
-) -> tuple[Findings, Decision]:
-    """What a text would decide, on the first engine; nothing is stored.
+def refuse_unclean(engines: Sequence[PolicyEngine], revision: Revision) -> None:
+    """Raise unless a text keeps the language profile; to be called before a draft is ever run.
 
-    A text that breaks the language profile is never run, whatever it would answer.
+    A server would happily run `http.send` for a dry run.
 
     Raises:
-        Refused: `policy_unavailable` when an engine does not work; `policy_refused` with the
-            findings of a text that is not clean.
+        Refused: `policy_refused` with every finding; `policy_unavailable` when an engine does not
+            work.
     """
     try:
         findings = _findings(engines, revision)
@@ -86,8 +83,6 @@ def dry_run(
         raise Refused("policy_unavailable", detail) from failure
     problems = tuple(_of_findings(findings))
     refuse_unless_passed(Examination(revision.digest, findings, {}, problems))
-    asked = for_policy(question, revision.id, revision.number)
-    return findings, ask(engines[0], revision, asked)
 
 
 def refuse_unless_passed(examination: Examination) -> None:

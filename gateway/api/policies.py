@@ -103,6 +103,7 @@ def activate(
 @router.post("/{number}/dry-run")
 def dry_run(
     services: Outside,
+    examiners: Examiners,
     caller: Owner,
     dataset_id: str,
     number: Number,
@@ -112,6 +113,7 @@ def dry_run(
     with services.database.read() as session:
         scope.own_dataset(session, caller, dataset_id)
         revision = revisions.get(session, dataset_id=dataset_id, number=number)
+    activation.refuse_unclean(examiners, revision)
     if isinstance(body.job, str):
         return dryrun.of_past_job(services, caller, revision, body.job)
     return dryrun.of_request(services, caller, revision, body.job)

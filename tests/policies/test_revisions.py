@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from kit.db import Database
 from policies import revisions
-from policies.activation import dry_run, examine
+from policies.activation import examine, refuse_unclean
 from policies.ask import ask
 from policies.embedded import EmbeddedEngine
 from policies.engine import Evaluation, Revision
@@ -311,11 +311,10 @@ def test_a_decision_is_logged_with_its_input(database: Database, embedded: Embed
     assert second["revision_id"] is None
 
 
-def test_a_dry_run_decides_and_never_runs_what_the_profile_refuses(
-    embedded: EmbeddedEngine,
+@pytest.mark.parametrize("call", ["opa.runtime()", "http.send({})", "input.job.rond"])
+def test_a_draft_outside_the_profile_is_refused_before_it_is_run(
+    embedded: EmbeddedEngine, call: str
 ) -> None:
-    findings, decision = dry_run([embedded], Revision.of_text(SOURCE), question())
-    assert findings.clean
-    assert decision.allowed
+    refuse_unclean([embedded], Revision.of_text(SOURCE))
     with pytest.raises(Refused, match="policy_refused"):
-        dry_run([embedded], Revision.of_text(SOURCE + "\nx := opa.runtime()\n"), question())
+        refuse_unclean([embedded], Revision.of_text(f"{SOURCE}\nx := {call}\n"))
