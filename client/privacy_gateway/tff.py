@@ -45,7 +45,8 @@ def train_model(
         model_fn: makes a Keras model; called once, here. Only its architecture is sent.
         params: the announcement's keys `rounds`, `no_clients`, `noise_multiplier`,
             `clients_per_round`, `train_data_id`, `label_data_id` (ids, or assets of
-            `domain.datasets`), and any of `OPTIONAL`, the other members of the job body.
+            `domain.datasets`), and any of `OPTIONAL`, the other members of the job body. Without
+            `loss`, the loss the model was compiled with is used.
         domain: from `privacy_gateway.login`.
         timeout: most seconds to wait for the result; the job outlives it.
         progress: show a bar.
@@ -92,6 +93,9 @@ def job_of(
         "noise_multiplier": params["noise_multiplier"],
         "model": {"architecture": architecture_of(model)},
     }
+    compiled = _compiled_loss(model)
+    if compiled is not None:
+        body["loss"] = compiled
     return model, body | {name: params[name] for name in OPTIONAL if name in params}
 
 
@@ -132,6 +136,14 @@ def _check_clients(asked: Any, declared: int) -> None:
         no_clients=asked,
         population_clients=declared,
     )
+
+
+def _compiled_loss(model: Any) -> str | None:
+    """Name of the loss a model was compiled with; the gateway says whether it knows it."""
+    loss = getattr(model, "loss", None)
+    if loss is None or isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
 
 
 def _finished(job: Job) -> tuple[Any, dict[str, float]]:
