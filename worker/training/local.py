@@ -93,7 +93,9 @@ def _gradients(
         tape.watch(weights)
         losses = model.loss(weights, features, labels, tf.stack([rows.seed, step]))
         loss = tf.reduce_mean(losses)
-    return list(tape.gradient(loss, weights, unconnected_gradients="zero"))
+    gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+    # An Embedding's gradient is sparse; the rules below want plain arrays.
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
 def _rule(optimizer: ClientOptimizer) -> Rule:

@@ -1,0 +1,238 @@
+"""The sandbox: what it gets, how it ends, and that only codes come out of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.worker import engine
+from worker import launcher
+from worker.aggregate import ServerOptimizer, ServerState, run_round
+from worker.launcher import FailureCode, Limits, Sandbox, SandboxFailed
+from worker.noise import NoiseSource
+from worker.sampling import draw_cohort
+
+pytestmark = pytest.mark.tensorflow
+
+SIZES = [5, 0, 1, 9, 4, 12, 3, 7]
+EVERYBODY = np.arange(len(SIZES))
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[Path, Path]:
+    engine.store(tmp_path / "train", SIZES)
+    engine.store(tmp_path / "test", [1] * 20)
+    return tmp_path / "train", tmp_path / "test"
+
+
+@pytest.fixture
+def sandbox(stores: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/ledger")
+    with Sandbox(engine.task(), stores[0], test_store=stores[1]) as running:
+        yield running
+
+
+def _failed(code: FailureCode) -> "pytest.RaisesExc[SandboxFailed]":
+    return pytest.raises(SandboxFailed, match=f"^{code}$")
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_job_runs_and_evaluates(sandbox: Sandbox) -> None:
+    weights = sandbox.initial_weights()
+    sums = sandbox.round(0, EVERYBODY, weights)
+    assert [s.shape for s in sums] == [w.shape for w in weights] == [(6, 3), (3,)]
+    assert any(s.any() for s in sums)
+    metrics = sandbox.evaluate(weights)
+    assert set(metrics) == {"loss", "accuracy", "examples"}
+    assert not any(s.any() for s in sandbox.round(1, EVERYBODY[:0], weights))
+
+
+def test_the_child_has_no_secret_no_path_and_no_way_up(sandbox: Sandbox) -> None:
+    process = Path(f"/proc/{sandbox.pid}")
+    environment = process.joinpath("environ").read_text()
+    assert "secret" not in environment
+    names = {entry.partition("=")[0] for entry in environment.split("\0") if entry}
+    assert names == set(launcher._environment(Path()))
+    status = process.joinpath("status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    targets = [str(fd.readlink()) for fd in process.joinpath("fd").iterdir()]
+    assert not [t for t in targets if t.startswith("socket:")]
+    for link in process.joinpath("fd").iterdir():
+        if link.readlink().suffix == ".bin":
+            flags = process.joinpath("fdinfo", link.name).read_text()
+            assert int(flags.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_RDONLY
+    limits = process.joinpath("limits").read_text()
+    core = next(line for line in limits.splitlines() if line.startswith("Max core"))
+    assert core.split()[4] == "0"
+    assert "unlimited" not in next(line for line in limits.splitlines() if "address space" in line)
+
+
+def test_killed_in_the_middle_says_a_code_and_leaves_nothing(sandbox: Sandbox) -> None:
+    weights = sandbox.initial_weights()
+    pid = sandbox.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with _failed(FailureCode.CRASHED):
+        sandbox.round(0, EVERYBODY, weights)
+    assert _gone(pid)
+    with _failed(FailureCode.CRASHED):
+        sandbox.evaluate(weights)
+
+
+def test_a_deadline_ends_a_child_that_hangs(stores: tuple[Path, Path]) -> None:
+    with Sandbox(engine.task(), stores[0], limits=Limits(call_seconds=0.2)) as sandbox:
+        pid = sandbox.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        with _failed(FailureCode.DEADLINE):
+            sandbox.initial_weights()
+        assert _gone(pid)
+
+
+def test_kill_from_another_thread_ends_a_call(sandbox: Sandbox) -> None:
+    weights = sandbox.initial_weights()
+    assert sandbox.pid is not None
+    os.kill(sandbox.pid, signal.SIGSTOP)
+    killer = threading.Timer(0.1, sandbox.kill)
+    killer.start()
+    with _failed(FailureCode.CRASHED):
+        sandbox.round(0, EVERYBODY, weights)
+    killer.join()
+
+
+def test_an_error_gives_a_code_and_its_text_goes_to_the_operator_only(
+    stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log = tmp_path / "sandbox.log"
+    # A column that does not exist stands for whatever can go wrong inside.
+    job = engine.task(label="private_diagnosis")
+    with pytest.raises(SandboxFailed) as caught, Sandbox(job, stores[0], log_path=log):
+        pass
+    assert str(caught.value) == "model_failed"
+    assert caught.value.args == ("model_failed",)
+    assert "private_diagnosis" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_too_little_memory_is_a_code(stores: tuple[Path, Path]) -> None:
+    limits = Limits(memory_bytes=200 << 20)
+    with pytest.raises(SandboxFailed) as caught, Sandbox(engine.task(), stores[0], limits=limits):
+        pass
+    assert caught.value.code in {
+        FailureCode.OUT_OF_MEMORY,
+        FailureCode.MODEL_FAILED,
+        FailureCode.CRASHED,
+    }
+
+
+def test_a_missing_store_is_a_code(tmp_path: Path) -> None:
+    with _failed(FailureCode.START_FAILED), Sandbox(engine.task(), tmp_path / "nowhere"):
+        pass
+
+
+def test_an_orphan_ends_by_itself(stores: tuple[Path, Path]) -> None:
+    program = f"""
+import os, sys
+from pathlib import Path
+from tests.worker import engine
+from worker.launcher import Sandbox
+sandbox = Sandbox(engine.task(), Path({str(stores[0])!r})).__enter__()
+print(sandbox.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    path = os.pathsep.join(filter(None, sys.path))
+    parent = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": path}
+    )
+    pid = int(parent.stdout)
+    ends = time.monotonic() + 10
+    while not _gone(pid) and _state(pid) != "Z" and time.monotonic() < ends:
+        threading.Event().wait(0.02)
+    assert _gone(pid) or _state(pid) == "Z"
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _train(stores: tuple[Path, Path], shards: int, *, resume: bool = False) -> list[np.ndarray]:
+    """Four rounds under an injected key, perhaps with a new sandbox in the middle."""
+    job = engine.task(engine.HIDDEN, shards=shards)
+    key = NoiseSource(bytes(range(32)))
+    state: ServerState | None = None
+    for part in ((0, 1), (2, 3)) if resume else ((0, 1, 2, 3),):
+        with Sandbox(job, stores[0]) as sandbox:
+            state = state or ServerState(sandbox.initial_weights())
+            for number in part:
+                cohort = draw_cohort("poisson", len(SIZES), 6, key.derive(f"{number}/cohort"))
+                state = run_round(
+                    state,
+                    sandbox.round(number, cohort, state.weights),
+                    clients=len(cohort),
+                    clip_norm=job.clip_norm,
+                    noise_multiplier=0.5,
+                    denominator=6,
+                    optimizer=ServerOptimizer("adam", 0.1),
+                    source=key.derive(f"{number}/noise"),
+                )
+        shapes = [w.shape for w in state.weights]
+        state = ServerState.from_bytes(state.to_bytes(), shapes)
+    assert state is not None
+    return state.weights
+
+
+def test_threads_and_resuming_change_no_bit(stores: tuple[Path, Path]) -> None:
+    alone = _train(stores, 1)
+    for other in (_train(stores, 2), _train(stores, 1, resume=True)):
+        for first, second in zip(alone, other, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+class _Hostile(Sandbox):
+    """A child whose answers are made up."""
+
+    answers: tuple[dict[str, object], list[np.ndarray]]
+
+    def _call(self, header, arrays=(), *, deadline=None):  # type: ignore[no-untyped-def]
+        return self.answers
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        [np.zeros((6, 3), np.int64)],
+        [np.zeros((3, 6), np.int64), np.zeros(3, np.int64)],
+        [np.zeros((6, 3), np.float32), np.zeros(3, np.int64)],
+        [np.full((6, 3), 1 << 40, np.int64), np.zeros(3, np.int64)],
+    ],
+)
+def test_a_sum_that_cannot_be_is_a_broken_protocol(tmp_path: Path, sums: list[np.ndarray]) -> None:
+    hostile = _Hostile(engine.task(), tmp_path)
+    hostile.answers = ({"ok": True}, sums)
+    with _failed(FailureCode.PROTOCOL):
+        hostile.round(0, EVERYBODY, [])
+
+
+@pytest.mark.parametrize("metrics", [None, [], {"accuracy": "x"}, {"a": True}, {"a": [1.0] * 9}])
+def test_metrics_are_numbers_or_a_broken_protocol(tmp_path: Path, metrics: object) -> None:
+    hostile = _Hostile(engine.task(), tmp_path)
+    hostile.answers = ({"ok": True, "metrics": metrics}, [])
+    with _failed(FailureCode.PROTOCOL):
+        hostile.evaluate([])
