@@ -29,6 +29,7 @@ from policies.ask import Decision
 from policies.question import Question
 from policies.verdict import Denial, Limit
 from privacy_gateway import modelspec
+from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.modelspec import ModelSize
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import JobRequest, Rule
@@ -104,7 +105,7 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
         request=request,
         plan=plan,
         price=price,
-        cost=price.total(plan.charge_units),
+        cost=_cost(price, plan),
         epsilon_nano=_ceil_nano(epsilon),
         size=size,
         compute=_compute(situation, request, size),
@@ -247,6 +248,20 @@ def _fitting_model(settings: Settings, situation: Situation, request: JobRequest
         classes=dataset.classes,
     )
     return size
+
+
+def _cost(price: Price, plan: TrainingPlan) -> tuple[int, ...]:
+    """The price of all rounds; one that cannot be stored is laid at the fields that make it."""
+    try:
+        return price.total(plan.charge_units)
+    except Refused as refused:
+        faults = [
+            FieldError(
+                "noise_multiplier", "is too small for so many rounds", plan.noise_multiplier
+            ),
+            FieldError("rounds", "are too many at so little noise", plan.rounds),
+        ]
+        raise Refused(refused.code, refused.detail, errors=faults) from refused
 
 
 def _compute(situation: Situation, request: JobRequest, size: ModelSize) -> dict[str, int]:
