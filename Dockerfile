@@ -21,7 +21,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 RUN groupadd --system --gid 10001 gateway \
  && useradd --system --uid 10001 --gid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin \
       gateway \
- && install -d -o gateway -g gateway -m 0700 /var/lib/privacy-gateway
+ && install -d -o gateway -g gateway -m 0700 /var/lib/privacy-gateway /var/lib/privacy-gateway/logs
 
 
 FROM base AS tools
@@ -76,14 +76,14 @@ STOPSIGNAL SIGTERM
 FROM runtime AS worker
 LABEL org.opencontainers.image.title="privacy-gateway worker" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENV TF_CPP_MIN_LOG_LEVEL=2
+ENV TF_CPP_MIN_LOG_LEVEL=2 PRIVACY_GATEWAY_ALIVE_FILE=/tmp/alive
 COPY --from=worker-dependencies /opt/venv /opt/venv
 COPY --from=application /opt/venv /opt/venv
 COPY --from=application /app /app
 COPY deploy/image/check_worker.py /usr/local/lib/privacy-gateway/
 USER 10001:10001
-HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --retries=3 \
-  CMD ["python3", "/usr/local/lib/privacy-gateway/check_worker.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python3", "-I", "/usr/local/lib/privacy-gateway/check_worker.py"]
 CMD ["python3", "-m", "worker"]
 
 
@@ -97,6 +97,6 @@ COPY --from=application /app /app
 COPY deploy/image/check_gateway.py /usr/local/lib/privacy-gateway/
 USER 10001:10001
 EXPOSE 8081
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python3", "/usr/local/lib/privacy-gateway/check_gateway.py"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["python3", "-I", "/usr/local/lib/privacy-gateway/check_gateway.py"]
 CMD ["privacy-gateway", "serve"]

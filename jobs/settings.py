@@ -43,6 +43,8 @@ class Settings(BaseSettings):
         maximum_flops_per_round: cap on the training arithmetic of one round.
         maximum_upload_bytes: largest data file taken over HTTP.
         import_directories: server-side directories data may be registered from, `:`-separated.
+        alive_file: a worker touches it whenever the database took its sign of life; a container's
+            health check looks at its age. None for no such file.
         log_level: a name of `logging`.
     """
 
@@ -80,6 +82,7 @@ class Settings(BaseSettings):
     maximum_upload_bytes: int = Field(default=1 << 30, ge=1)
     import_directories: str = ""
 
+    alive_file: Path | None = None
     log_level: str = "INFO"
 
     def database(self) -> str:

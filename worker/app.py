@@ -116,6 +116,8 @@ class _Presence:
         with self._services.database.unit_of_work() as session:
             presence.beat(session, self._name)
         self._last = time.monotonic()
+        if self._services.settings.alive_file is not None:
+            self._services.settings.alive_file.touch()
 
 
 def _leave(services: Services, name: str) -> None:

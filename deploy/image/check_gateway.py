@@ -4,5 +4,5 @@ import os
 import urllib.request
 
 port = os.environ.get("PRIVACY_GATEWAY_PORT", "8081")
-with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=4):  # noqa: S310
+with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=4):
     pass
