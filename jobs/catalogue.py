@@ -8,7 +8,7 @@ somebody's records.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -103,33 +103,6 @@ def get(session: Session, dataset_id: str) -> Dataset:
     if row is None:
         raise Refused("not_found", "there is no such dataset, or it is not yours to see")
     return row
-
-
-def list_datasets(
-    session: Session,
-    *,
-    owner_id: str | None = None,
-    population_ids: Sequence[str] | None = None,
-    after: str | None = None,
-    limit: int = 100,
-) -> list[Dataset]:
-    """Versions in the order of registration.
-
-    Args:
-        session: open session.
-        owner_id: only this owner's.
-        population_ids: only these populations'.
-        after: id of the last row of the previous page.
-        limit: rows at most.
-    """
-    query = sa.select(Dataset).order_by(_DATASET.c.id).limit(limit)
-    if owner_id is not None:
-        query = query.where(_DATASET.c.owner_id == owner_id)
-    if population_ids is not None:
-        query = query.where(_DATASET.c.population_id.in_(population_ids))
-    if after is not None:
-        query = query.where(_DATASET.c.id > after)
-    return list(session.scalars(query))
 
 
 def set_frozen(session: Session, dataset_id: str, frozen: bool) -> Dataset:

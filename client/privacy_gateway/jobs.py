@@ -83,13 +83,14 @@ class Quote(QuoteView):
         facts: dict[str, Any] = {
             "verdict": self.verdict,
             "ε of this job": self.epsilon,
-            "ε by PLD": self.epsilon_pld,
             "δ": self.delta,
             "ε spent before": self.budget_before,
             "ε spent after": self.budget_after,
             "ε of the budget": self.budget_epsilon,
             "more jobs like this": self.how_many_more,
         }
+        if self.epsilon_pld is not None:
+            facts["ε of this job by PLD"] = self.epsilon_pld
         for rule in self.refusals:
             facts[f"refused: {rule.code}"] = f"{rule.field} {rule.message}".strip()
         if self.counter_offer is not None:
@@ -259,7 +260,7 @@ class _Progress:
     def show(self, view: JobView) -> None:
         """Move to the view's rounds."""
         self._bar.update(view.rounds_charged - self._bar.n)
-        self._bar.set_postfix_str(" ".join([view.status, notebook.text_of(view.metrics or {})]))
+        self._bar.set_postfix_str(f"{view.status} {notebook.text_of(view.metrics or {})}".strip())
 
     def close(self) -> None:
         """Take the bar away."""
