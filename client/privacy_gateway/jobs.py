@@ -29,7 +29,7 @@ FIRST_POLL_SECONDS = 0.2
 LONGEST_POLL_SECONDS = 2.0
 
 
-class JobNotCompleted(RuntimeError):  # noqa: N818 - an outcome, not an error
+class JobNotCompleted(RuntimeError):
     """A job ended, or went on, without the result that was asked for; `job` tells more."""
 
     def __init__(self, job: Job) -> None:
