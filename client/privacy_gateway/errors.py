@@ -59,7 +59,7 @@ class FieldError:
         return facts | {name: fact for name, fact in optional.items() if fact is not None}
 
 
-class Refused(Exception):  # noqa: N818 - the house's word, and no error of the program
+class Refused(Exception):
     """A typed refusal: nothing was changed, and the caller is told why.
 
     Args:
@@ -92,7 +92,7 @@ class Refused(Exception):  # noqa: N818 - the house's word, and no error of the 
 
     @property
     def left(self) -> float | None:
-        """ε the caller may still spend: the lesser of budget and quota; `facts["left"]` has both."""
+        """ε the caller may still spend: the lesser of budget and quota; see `facts["left"]`."""
         left = self.facts.get("left")
         names = ("epsilon_remaining", "quota_epsilon_remaining")
         return min(
