@@ -74,7 +74,12 @@ def ask(
 
 
 def allows(job: Job, decision: Decision) -> bool:
-    """Whether the decision lets the job go on: allow, or approvals it has been given already."""
+    """Whether the decision lets the job go on: allow, or approvals it has been given already.
+
+    An isolation that this gateway does not have is a demand it cannot meet, so it says no.
+    """
+    if decision.verdict.obligations.isolation not in (None, "per_job"):
+        return False
     if decision.verdict.outcome != "needs_approval":
         return decision.allowed
     given = {demand["role"]: demand["count"] for demand in json.loads(job.approvals)}

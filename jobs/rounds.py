@@ -9,6 +9,7 @@ order is the coordinator's to keep, which is why nothing here commits.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -98,9 +99,11 @@ def claim(
     """Take a queued job: one UPDATE that raises the fence and starts the lease.
 
     Returns:
-        The claim, or None when the job is not there to be taken (unknown, taken, over): the
-        message was a hint and proves nothing.
+        The claim, or None when the job is not there to be taken (unknown, taken, over, or one
+        too many on its data set): the message was a hint and proves nothing.
     """
+    if _one_too_many(session, job_id):
+        return None
     taken = session.execute(
         _JOB.update()
         .where(_JOB.c.id == job_id, _JOB.c.status == "queued")
@@ -214,6 +217,8 @@ def publish(
         return False
     if round_number != job.rounds_published + 1 or round_number > job.rounds:
         raise ValueError(f"round {round_number} does not follow {job.rounds_published}")
+    if round_number > job.rounds_charged:
+        raise ValueError(f"round {round_number} is published though nobody paid for it")
     insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     inserted = session.execute(
         insert(_RELEASE)
@@ -296,6 +301,26 @@ def checkpoint(session: Session, job_id: str) -> Checkpoint | None:
 
 def _lease_end(lease_seconds: float) -> sa.ColumnElement[int]:
     return database_micros() + round(lease_seconds * 1_000_000)
+
+
+def _one_too_many(session: Session, job_id: str) -> bool:
+    """Whether the owner's `max_parallel_jobs` says to wait; locks only where it is demanded.
+
+    It counts the jobs that run on the data set. The job waits in the queue, and the relay
+    announces it again.
+    """
+    mine = sa.select(_JOB.c.obligations).where(_JOB.c.id == job_id)
+    obligations = session.execute(mine).scalar_one_or_none()
+    most = json.loads(obligations or "{}").get("max_parallel_jobs")
+    if most is None:
+        return False
+    job = states.locked(session, job_id)
+    # Two claims at the same moment must see each other.
+    ledger.lock(session, [job.population_id])
+    running = sa.select(sa.func.count()).where(
+        _JOB.c.dataset_id == job.dataset_id, _JOB.c.status == "running"
+    )
+    return bool(session.execute(running).scalar_one() >= most)
 
 
 def _in_force(held: Claim) -> sa.ColumnElement[bool]:

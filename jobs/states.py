@@ -30,10 +30,8 @@ _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 TRANSITIONS: dict[str, frozenset[str]] = {
     "submitted": frozenset({"denied", "awaiting_approval", "reserved"}),
     "awaiting_approval": frozenset({"reserved", "denied", "cancelled", "expired"}),
-    "reserved": frozenset({"queued", "cancelled", "expired", "frozen"}),
-    "queued": frozenset(
-        {"running", "cancelled", "expired", "failed", "frozen", "stopped_by_policy"}
-    ),
+    "reserved": frozenset({"queued", "cancelled", "expired"}),
+    "queued": frozenset({"running", "cancelled", "expired"}),
     "running": frozenset(
         {"queued", "completed", "failed", "cancelled", "expired", "stopped_by_policy", "frozen"}
     ),

@@ -103,7 +103,7 @@ class _Work:
     heartbeat: Heartbeat
 
 
-class _Stopping(Exception):  # noqa: N818 - a way out, not a bug
+class _Stopping(Exception):
     """The process was told to end."""
 
 
@@ -271,6 +271,7 @@ def _open(work: _Work, stack: ExitStack) -> tuple[Trainer, ServerState]:
     """Start the sandbox, which opens the store, and take up the model where it was published."""
     trainer = stack.enter_context(work.tools.open_trainer(work.task, work.store, work.test_store))
     work.heartbeat.guard(trainer.kill)
+    stack.callback(work.heartbeat.rest)
     with work.services.database.read() as session:
         published = rounds.checkpoint(session, work.held.job_id)
     if published is None:

@@ -73,6 +73,10 @@ class Heartbeat:
         """From now on call `kill` when the work is worth nothing any more."""
         self._kill = kill
 
+    def rest(self) -> None:
+        """The work is over; the sandbox may be closed in peace."""
+        self._over.set()
+
     def _loop(self) -> None:
         renewed = time.monotonic()
         stop_since: float | None = None

@@ -1,0 +1,223 @@
+"""Claim, fence, lease, charge and publish under races and late workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobs import admission, blocks, rounds, states
+from jobs.errors import FencedOut
+from jobs.rounds import Claim
+from jobs.tables import Job, JobRelease
+from kit.db import Database
+from policies.embedded import EmbeddedEngine
+from tests.support import market as support
+from tests.support.market import RESEARCHER, Market
+
+LATE = 1
+"""A lease that ended in 1970."""
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddedEngine]:
+    with support.engine(processes=1) as made:
+        yield made
+
+
+@pytest.fixture
+def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market:
+    return support.open_market(database, engine, tmp_path)
+
+
+def submit(market: Market, **changes: object) -> str:
+    request = support.request(market.dataset_id, **({"rounds": 7} | changes))
+    return admission.submit(market.services, RESEARCHER, request, None).job.id
+
+
+def take(market: Market, job_id: str, worker: str = "w") -> Claim | None:
+    with market.database.unit_of_work() as session:
+        return rounds.claim(session, job_id, worker=worker, lease_seconds=60, now=market.clock())
+
+
+def taken(market: Market, job_id: str, worker: str = "w") -> Claim:
+    held = take(market, job_id, worker)
+    assert held is not None
+    return held
+
+
+def publish(market: Market, held: Claim, number: int, blob: bytes = b"model") -> bool:
+    with market.database.unit_of_work() as session:
+        return rounds.publish(
+            session,
+            held,
+            round_number=number,
+            weights=blob,
+            server_state=None,
+            digest="0" * 64,
+            now=market.clock(),
+        )
+
+
+def lose(market: Market, job_id: str) -> None:
+    """The lease ends."""
+    table = Job.__table__
+    with market.database.unit_of_work() as session:
+        session.execute(table.update().where(table.c.id == job_id).values(lease_expires_at=LATE))
+
+
+def give_back(market: Market, job_id: str) -> None:
+    """What the reaper does."""
+    with market.database.unit_of_work() as session:
+        states.enqueue(session, states.locked(session, job_id), now=market.clock())
+
+
+def charged(market: Market) -> int:
+    return sum(entry.rounds for entry in market.entries("charge"))
+
+
+def test_one_of_many_claims_wins(market: Market) -> None:
+    job_id = submit(market)
+    start = threading.Barrier(8)
+
+    def race(number: int) -> Claim | None:
+        start.wait()
+        return take(market, job_id, f"w{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [held for held in pool.map(race, range(8)) if held is not None]
+    assert len(won) == 1
+    assert won[0].fence == 1
+
+
+def test_each_claim_raises_the_fence(market: Market) -> None:
+    job_id = submit(market)
+    for fence in (1, 2, 3):
+        assert taken(market, job_id).fence == fence
+        give_back(market, job_id)
+
+
+def test_a_late_worker_can_neither_charge_nor_publish_nor_renew(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    assert blocks.next_block(market.services, held) == rounds.Block(1, 5)
+    lose(market, job_id)
+    for late in (
+        lambda: blocks.next_block(market.services, held),
+        lambda: publish(market, held, 1),
+        lambda: renew(market, held),
+    ):
+        with pytest.raises(FencedOut):
+            late()
+    assert charged(market) == 5
+    assert workings(market, job_id) == []
+
+
+def test_an_old_fence_is_refused_while_a_new_worker_holds_the_job(market: Market) -> None:
+    job_id = submit(market)
+    old = taken(market, job_id, "old")
+    blocks.next_block(market.services, old)
+    publish(market, old, 1)
+    give_back(market, job_id)
+    new = taken(market, job_id, "new")
+    with pytest.raises(FencedOut):
+        blocks.next_block(market.services, old)
+    with pytest.raises(FencedOut):
+        publish(market, old, 2)
+    assert blocks.next_block(market.services, new) == rounds.Block(2, 2)
+    assert publish(market, new, 2, b"new")
+
+
+def test_a_round_is_published_once(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    blocks.next_block(market.services, held)
+    assert publish(market, held, 1, b"first")
+    assert not publish(market, held, 1, b"second")
+    with market.database.read() as session:
+        point = rounds.checkpoint(session, job_id)
+    assert point is not None
+    assert (point.round, point.weights) == (1, b"first")
+
+
+def test_a_round_out_of_order_or_unpaid_is_refused(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    with pytest.raises(ValueError, match="nobody paid"):
+        publish(market, held, 1)
+    blocks.next_block(market.services, held)
+    with pytest.raises(ValueError, match="does not follow"):
+        publish(market, held, 2)
+    assert workings(market, job_id) == []
+
+
+def test_older_models_are_forgotten_but_their_digests_stay(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    blocks.next_block(market.services, held)
+    for number in (1, 2, 3):
+        publish(market, held, number)
+    table = JobRelease.__table__
+    with market.database.read() as session:
+        rows = session.execute(sa.select(table).order_by(table.c.round)).all()
+    assert [row.weights for row in rows] == [None, None, b"model"]
+    assert all(row.digest for row in rows)
+
+
+def test_unpublished_rounds_are_charged_again_until_the_reservation_is_empty(
+    market: Market,
+) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    assert blocks.next_block(market.services, held) == rounds.Block(1, 5)
+    give_back(market, job_id)
+    held = taken(market, job_id)
+    assert blocks.next_block(market.services, held) == rounds.Block(1, 2)
+    publish(market, held, 1)
+    publish(market, held, 2)
+    block = blocks.next_block(market.services, held)
+    assert block is not None
+    assert block.rounds == 0
+    assert charged(market) == 7
+
+
+def test_publishing_starts_the_count_of_attempts_anew(market: Market) -> None:
+    job_id = submit(market)
+    taken(market, job_id)
+    give_back(market, job_id)
+    held = taken(market, job_id)
+    assert held.attempt == 2
+    blocks.next_block(market.services, held)
+    publish(market, held, 1)
+    give_back(market, job_id)
+    assert taken(market, job_id).attempt == 1
+
+
+def test_a_data_set_runs_as_many_jobs_as_its_owner_allows(market: Market) -> None:
+    source = support.policy().replace(
+        '"obligations": set(),\n}\n\nrefusals',
+        '"obligations": {{"type": "max_parallel_jobs", "value": 1}},\n}\n\nrefusals',
+    )
+    market.activate(source)
+    first, second = submit(market), submit(market)
+    taken(market, first)
+    assert take(market, second) is None
+    give_back(market, first)
+    assert take(market, second) is not None
+    assert take(market, first) is None
+
+
+def renew(market: Market, held: Claim) -> None:
+    with market.database.unit_of_work() as session:
+        rounds.renew(session, held)
+
+
+def workings(market: Market, job_id: str) -> list[int]:
+    table = JobRelease.__table__
+    with market.database.read() as session:
+        query = sa.select(table.c.round).where(table.c.job_id == job_id)
+        return list(session.execute(query).scalars())

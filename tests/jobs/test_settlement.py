@@ -1,0 +1,201 @@
+"""Ends, receipts and results: what is voided, what is forfeited, what is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from accounting import ledger
+from jobs import admission, blocks, rounds, settlement, tensors
+from jobs.errors import FAILURES, SAW_DATA, FailureCode
+from jobs.principal import Principal
+from jobs.rounds import Claim
+from jobs.tables import Job
+from kit.db import Database
+from policies.embedded import EmbeddedEngine
+from privacy_gateway.errors import Refused
+from tests.support import market as support
+from tests.support.market import OWNER, RESEARCHER, Market
+
+MODEL = tensors.to_npz({"weight_0000": np.ones((4, 3), np.float32)})
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddedEngine]:
+    with support.engine(processes=1) as made:
+        yield made
+
+
+@pytest.fixture
+def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market:
+    return support.open_market(database, engine, tmp_path)
+
+
+def running(market: Market, *, charge: bool = True, **changes: object) -> Claim:
+    """A job of 20 rounds, 5 of them charged and one published."""
+    request = support.request(market.dataset_id, **changes)
+    job_id = admission.submit(market.services, RESEARCHER, request, None).job.id
+    with market.database.unit_of_work() as session:
+        held = rounds.claim(session, job_id, worker="w", lease_seconds=60, now=market.clock())
+    assert held is not None
+    if charge:
+        blocks.next_block(market.services, held)
+        with market.database.unit_of_work() as session:
+            rounds.publish(
+                session, held, round_number=1, weights=MODEL, server_state=None,
+                digest=tensors.digest(MODEL), now=market.clock(),
+            )  # fmt: skip
+    return held
+
+
+def end(market: Market, held: Claim, status: str, failure: FailureCode | None = None) -> Job:
+    with market.database.unit_of_work() as session:
+        job = rounds.guard(session, held)
+        settlement.end(
+            session, job, status, reason="for a test", failure=failure, now=market.clock()
+        )
+    with market.database.read() as session:
+        return session.get_one(Job, held.job_id)
+
+
+def result(market: Market, held: Claim, **options: object) -> settlement.Result:
+    with market.database.read() as session:
+        return settlement.result(session, RESEARCHER, held.job_id, now=market.clock(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "status", ["completed", "cancelled", "expired", "stopped_by_policy", "frozen"]
+)
+def test_a_public_end_gives_the_uncharged_rest_back(market: Market, status: str) -> None:
+    done = end(market, running(market), status)
+    assert done.rounds_charged == 5
+    assert done.lease_expires_at is None
+    balance = market.balance()
+    assert set(balance.reserved) == {0}
+    (charge,) = market.entries("charge")
+    assert list(balance.charged) == charge.leaf["cost"]
+
+
+@pytest.mark.parametrize("failure", sorted(FAILURES))
+def test_a_failure_that_may_depend_on_data_is_paid_in_full(
+    market: Market, failure: FailureCode
+) -> None:
+    done = end(market, running(market), "failed", failure)
+    assert done.failure == failure
+    assert done.rounds_charged == (20 if failure in SAW_DATA else 5)
+    assert set(market.balance().reserved) == {0}
+
+
+def test_a_failure_before_any_charge_costs_nothing(market: Market) -> None:
+    done = end(market, running(market, charge=False), "failed", "worker_lost")
+    assert done.rounds_charged == 0
+    assert set(market.balance().charged) == {0}
+
+
+def test_a_frozen_population_is_charged_nothing_more(market: Market) -> None:
+    held = running(market)
+    with market.database.unit_of_work() as session:
+        ledger.freeze(
+            session, population_id=market.population_id, reason="stop",
+            actor_id=OWNER.id, now=market.clock(),
+        )  # fmt: skip
+    done = end(market, held, "failed", "worker_lost")
+    assert (done.status, done.rounds_charged) == ("frozen", 5)
+
+
+def test_a_job_ends_once(market: Market) -> None:
+    held = running(market)
+    end(market, held, "completed")
+    with market.database.unit_of_work() as session, pytest.raises(Refused, match="conflict"):
+        job = session.get_one(Job, held.job_id)
+        settlement.end(session, job, "cancelled", reason="again", now=market.clock())
+    assert len(market.entries("void")) == 1
+
+
+def test_the_receipt_says_what_was_guaranteed(market: Market) -> None:
+    held = running(market)
+    done = end(market, held, "cancelled")
+    with market.database.read() as session:
+        receipt = settlement.receipt(session, RESEARCHER, held.job_id)
+        mine = ledger.entries(session, job=held.job_id, limit=10)
+    assert receipt["guarantee"]["delta"] == 1e-5
+    assert "zero-out" in receipt["guarantee"]["adjacency"]
+    assert receipt["sampling"] == {"kind": "poisson", "clients_per_round": 50, "rate": 0.05}
+    assert receipt["rounds"] == {"requested": 20, "charged": 5, "published": 1}
+    assert receipt["policy"]["decision_digest"] == done.decision_digest
+    sequence = sorted(mine, key=lambda entry: entry.seq)
+    assert receipt["ledger"]["first_hash"] == sequence[0].hash
+    assert receipt["ledger"]["last_hash"] == sequence[-1].hash
+    assert receipt["mechanism_digest"] == done.mechanism_digest
+    assert "4 more were charged" in receipt["statement"]
+    assert "dp-accounting" in receipt["accountant"]
+
+
+def test_no_receipt_before_the_end(market: Market) -> None:
+    held = running(market)
+    with market.database.read() as session, pytest.raises(Refused, match="not_ready"):
+        settlement.receipt(session, RESEARCHER, held.job_id)
+
+
+def test_results_in_both_forms_hold_the_same_arrays(market: Market) -> None:
+    held = running(market)
+    end(market, held, "completed")
+    npz, safe = result(market, held), result(market, held, form="safetensors")
+    assert npz.data == MODEL
+    assert npz.digest == safe.digest == tensors.digest(MODEL)
+    length = int.from_bytes(safe.data[:8], "little")
+    assert b'"weight_0000":{"dtype":"F32","shape":[4,3],"data_offsets":[0,48]}' in safe.data
+    assert np.frombuffer(safe.data[8 + length :], "<f4").tolist() == [1.0] * 12
+
+
+def test_results_are_of_the_researcher_alone(market: Market) -> None:
+    held = running(market)
+    end(market, held, "completed")
+    stranger = Principal("usr_eve", "eve@example.org", "researcher")
+    with market.database.read() as session, pytest.raises(Refused, match="not_found"):
+        settlement.result(session, stranger, held.job_id, now=market.clock())
+
+
+def test_no_result_without_a_published_round(market: Market) -> None:
+    held = running(market, charge=False)
+    end(market, held, "cancelled")
+    with pytest.raises(Refused, match="not_ready"):
+        result(market, held)
+
+
+def test_weights_that_were_not_asked_for_are_not_handed_out(market: Market) -> None:
+    held = running(market, outputs=["receipt"])
+    end(market, held, "completed")
+    with pytest.raises(Refused, match="forbidden"):
+        result(market, held)
+
+
+def test_the_owners_obligations_hold_at_the_door(market: Market) -> None:
+    held = running(market)
+    end(market, held, "completed")
+    table = Job.__table__
+    for obligations, code in (
+        ('{"outputs":["receipt"]}', "forbidden"),
+        ('{"release_delay_hours":2}', "not_ready"),
+    ):
+        with market.database.unit_of_work() as session:
+            session.execute(sa.update(table).values(obligations=obligations))
+        with pytest.raises(Refused, match=code):
+            result(market, held)
+    market.clock.advance(hours=2)
+    assert result(market, held).data == MODEL
+
+
+def test_tensors_refuse_objects_both_ways() -> None:
+    with pytest.raises(TypeError):
+        tensors.to_npz({"bad": np.array([object()])})
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, bad=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="pickle"):
+        tensors.from_npz(buffer.getvalue())
