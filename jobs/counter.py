@@ -15,7 +15,7 @@ from accounting.mechanism import MAX_NOISE, MAX_ROUNDS
 from jobs import situation
 from jobs.judgement import Judgement
 from jobs.principal import Principal
-from jobs.search import KNOBS, Field, Knob, least_change, turned
+from jobs.search import KNOBS, Field, Knob, can_be_met, least_change, turned
 from jobs.services import Services
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import CounterOffer, JobRequest, Rule
@@ -23,8 +23,6 @@ from privacy_gateway.schemas import CounterOffer, JobRequest, Rule
 MOST_CORRECTIONS = 6
 _PPM = 1_000_000
 _NO_OFFER = frozenset({"policy_unavailable", "policy_error", "frozen"})
-# A rule about one of these can be met by a lower price; a rule about a purpose cannot.
-_MOVED_BY_PRICE = ("cost", "budget", "derived", "epsilon")
 
 
 def offer(services: Services, principal: Principal, judged: Judgement) -> CounterOffer | None:
@@ -35,7 +33,7 @@ def offer(services: Services, principal: Principal, judged: Judgement) -> Counte
         principal: who was refused.
         judged: the refusal.
     """
-    if judged.code in _NO_OFFER or not all(_can_be_met(rule) for rule in judged.rules):
+    if judged.code in _NO_OFFER or not all(can_be_met(rule) for rule in judged.rules):
         return None
     request = judged.proposal.request
     with services.database.read() as session:
@@ -55,7 +53,7 @@ def _corrected(field: Field, request: JobRequest) -> JobRequest | None:
     """Bring every number to the limit that a rule states for it; None when a rule cannot be met."""
     for _ in range(MOST_CORRECTIONS):
         judged = field.judged(request)
-        if judged is None or not all(_can_be_met(rule) for rule in judged.rules):
+        if judged is None or not all(can_be_met(rule) for rule in judged.rules):
             return None
         moved = request
         for rule in judged.rules:
@@ -109,12 +107,6 @@ def _turned_within(request: JobRequest, knob: Knob, value: float, clients: int) 
     least = 0.01 if knob == "noise_multiplier" else 1
     within = min(max(value, least), most[knob])
     return turned(request, knob, within if knob == "noise_multiplier" else math.floor(within))
-
-
-def _can_be_met(rule: Rule) -> bool:
-    """Whether moving a knob can satisfy the rule at all."""
-    parts = rule.field.removeprefix("input.").split(".")
-    return parts[-1] in KNOBS or any(part.startswith(_MOVED_BY_PRICE) for part in parts)
 
 
 def _distance(request: JobRequest, other: JobRequest) -> float:

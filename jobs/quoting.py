@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from accounting import calibrate, curve
 from jobs import counter, judgement, situation
-from jobs.judgement import Judgement, Proposal, spent_nano
+from jobs.judgement import Judgement, Proposal
 from jobs.principal import Principal
 from jobs.services import Services
+from jobs.situation import spent_nano
 from privacy_gateway import rdp
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import JobRequest, Quote

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.judgement import Judgement, left_nano, spent_nano, terms_of
+from jobs.judgement import Judgement
+from jobs.situation import left_nano, spent_nano, terms_of
 from privacy_gateway.errors import CODES, FieldError, Refused
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import CounterOffer

@@ -23,10 +23,12 @@ from jobs.principal import Principal
 from jobs.services import Services
 from jobs.situation import Situation
 from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import JobRequest
+from privacy_gateway.schemas import JobRequest, Rule
 
 Knob = Literal["noise_multiplier", "rounds", "clients_per_round"]
 KNOBS: tuple[Knob, ...] = ("noise_multiplier", "rounds", "clients_per_round")
+
+_MOVED_BY_PRICE = ("cost", "budget", "derived", "epsilon")
 
 # Walking on from a refused step, each stride is longer than the last by this factor.
 STRIDE_GROWTH = 2
@@ -71,6 +73,12 @@ def turned(request: JobRequest, knob: Knob, value: float) -> JobRequest:
     return request.model_copy(update={knob: float(value) if knob == "noise_multiplier" else value})
 
 
+def can_be_met(rule: Rule) -> bool:
+    """Whether turning a knob can satisfy the rule at all: a price can move, a purpose cannot."""
+    parts = rule.field.removeprefix("input.").split(".")
+    return parts[-1] in KNOBS or any(part.startswith(_MOVED_BY_PRICE) for part in parts)
+
+
 def least_change(field: Field, request: JobRequest, knob: Knob) -> Judgement | None:
     """Move one knob towards privacy, as little as it takes; None when no step is accepted.
 
@@ -79,10 +87,10 @@ def least_change(field: Field, request: JobRequest, knob: Knob) -> Judgement | N
     start = _first_affordable(field, request, knob)
     if start is None:
         return None
-    here = field.accepted(turned(request, knob, _value(knob, start)))
-    if here is not None:
-        return here
-    return _walk_on(field, request, knob, start)
+    here = field.judged(turned(request, knob, _value(knob, start)))
+    if here is None or not all(can_be_met(rule) for rule in here.rules):
+        return None
+    return here if here.accepted else _walk_on(field, request, knob, start)
 
 
 def _walk_on(field: Field, request: JobRequest, knob: Knob, refused: int) -> Judgement | None:

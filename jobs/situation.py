@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from accounting import filter as budget_filter
 from accounting import ledger
+from accounting.budget import Terms
 from accounting.ledger import Balance, QuotaBalance
 from jobs.principal import Principal
 from jobs.tables import Job
@@ -89,7 +90,7 @@ def read(
             another owner; the three look alike.
     """
     dataset = _dataset(session, principal, dataset_id)
-    revision = revisions.active(session, dataset_id)
+    revision = revision or revisions.active(session, dataset_id)
     if dataset is None or revision is None:
         raise _nowhere(dataset_id)
     balance = ledger.balance(session, dataset.population_id)
@@ -106,6 +107,26 @@ def read(
 def charged_nano(balance: Balance, charged: tuple[int, ...]) -> int:
     """A researcher's part of what was charged, read on the budget's odometer, 1e-9, rounded up."""
     return budget_filter.epsilon_spent_nano(balance.terms, charged)
+
+
+def spent_nano(account: Balance | QuotaBalance, *more: tuple[int, ...]) -> int:
+    """The odometer with reservations and `more`, 1e-9, rounded up."""
+    spent = account.charged
+    for vector in (account.reserved, *more):
+        spent = budget_filter.add(spent, vector)
+    return budget_filter.epsilon_spent_nano(terms_of(account), spent)
+
+
+def left_nano(account: Balance | QuotaBalance) -> int:
+    """ε minus the odometer with reservations, 1e-9, rounded down, never below 0."""
+    return max(0, terms_of(account).epsilon_nano - spent_nano(account))
+
+
+def terms_of(account: Balance | QuotaBalance) -> Terms:
+    """The terms of a budget or of a share that is set."""
+    if account.terms is None:
+        raise ValueError("a researcher without a quota has no terms")
+    return account.terms
 
 
 def _dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset | None:

@@ -1,0 +1,95 @@
+"""The facts of a proposal in the words that an owner's policy is asked in.
+
+What is sent here is stored with the decision and may be read by owner and auditor, so nothing may
+depend on a client's data. ε goes as whole nano-units: costs rounded up, what remains rounded down.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from accounting import curve
+from accounting import filter as budget_filter
+from jobs.principal import Principal
+from jobs.proposal import Proposal
+from jobs.situation import Situation, left_nano, spent_nano, terms_of
+from policies import question
+from policies.question import Question
+
+
+def question_of(
+    principal: Principal,
+    situation: Situation,
+    proposal: Proposal,
+    request_id: str,
+    now: datetime,
+) -> Question:
+    """Everything the owner's rules may know."""
+    dataset, revision = situation.dataset, situation.revision
+    return question.build(
+        request_id=request_id,
+        kind=proposal.request.kind,
+        at=now,
+        subject=question.SubjectFacts(principal.id, (principal.role,), principal.organisation),
+        dataset=question.DatasetFacts(
+            id=dataset.id,
+            population=situation.balance.population_id,
+            clients=situation.balance.clients,
+            privacy_unit=situation.balance.privacy_unit,
+            tags=tuple(dataset.tags),
+        ),
+        job=_job_facts(proposal),
+        cost=_cost_facts(situation, proposal),
+        budget=_budget_facts(situation),
+        history=question.HistoryFacts(
+            jobs_by_subject=situation.history.jobs,
+            charged_epsilon_nano_by_subject=situation.history.charged_nano,
+            last_job_time=situation.history.last_job_at,
+        ),
+        policy_id=revision.id,
+        policy_version=revision.number,
+    )
+
+
+def _job_facts(proposal: Proposal) -> question.JobFacts:
+    request, spec = proposal.request, proposal.request.model.architecture
+    return question.JobFacts(
+        algorithm=request.algorithm.name,
+        purpose=request.purpose,
+        rounds=request.rounds,
+        clients_per_round=request.clients_per_round,
+        noise_multiplier=request.noise_multiplier,
+        clip_norm=request.algorithm.clip_norm,
+        local_epochs=request.algorithm.local_epochs,
+        outputs=tuple(sorted(set(request.outputs))),
+        model=question.ModelFacts(
+            fingerprint=spec.fingerprint,
+            layers=tuple(layer.type for layer in spec.layers),
+            parameters=proposal.size.parameters,
+        ),
+    )
+
+
+def _cost_facts(situation: Situation, proposal: Proposal) -> question.CostFacts:
+    compute = proposal.compute
+    return question.CostFacts(
+        accountant=curve.ENGINE,
+        delta=situation.balance.terms.delta_float,
+        epsilon_nano=proposal.epsilon_nano,
+        budget_epsilon_nano_before=spent_nano(situation.balance),
+        budget_epsilon_nano_after=spent_nano(situation.balance, proposal.cost),
+        compute=question.ComputeFacts(compute["client_updates"], compute["cpu_seconds_estimate"]),
+    )
+
+
+def _budget_facts(situation: Situation) -> question.BudgetFacts:
+    balance, share = situation.balance, situation.share
+    charged_only = budget_filter.epsilon_spent_nano(balance.terms, balance.charged)
+    return question.BudgetFacts(
+        epsilon_nano=balance.terms.epsilon_nano,
+        remaining_epsilon_nano=left_nano(balance),
+        reserved_epsilon_nano=spent_nano(balance) - charged_only,
+        quota=None
+        if share is None
+        else question.QuotaFacts(terms_of(share).epsilon_nano, left_nano(share)),
+    )
