@@ -256,9 +256,11 @@ class _Reader:
             detail = f"entries {last + lost + 1} to {seq} are missing at the end"
             self._found(last + lost + 1, "truncated", detail, name, found.head_line)
         elif seq < last:
-            self._found(seq, "head", f"the head names {seq}, the chain has {last}", name)
+            detail = f"the head names entry {seq}, the chain has {last}"
+            self._found(seq, "head", detail, name, found.head_line)
         elif not lost and found.hash is not None and found.hash != sealed:
-            self._found(seq, "head", "the head's hash is not the last entry's", name)
+            detail = "the head's hash is not the last entry's"
+            self._found(seq, "head", detail, name, found.head_line)
 
     def _check_expected_head(self, found: _Chain, name: str, seq: int, sealed: str) -> None:
         expected = self._expect_heads.get(name)

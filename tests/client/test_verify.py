@@ -84,6 +84,15 @@ def test_an_honest_export_is_confirmed(lines: list[bytes]) -> None:
     assert 0 < summary.epsilon_spent < summary.epsilon_committed < summary.epsilon == 8.5
 
 
+@pytest.mark.parametrize("offset", range(9, 60))
+def test_a_flipped_head_is_found_where_it_is(lines: list[bytes], offset: int) -> None:
+    place = len(lines) - 2
+    damaged = bytearray(lines[place])
+    damaged[offset] ^= 1
+    report = verify([*lines[:place], bytes(damaged), lines[-1]])
+    assert report.problems[0].line == place + 1
+
+
 @given(data=st.data())
 def test_one_flipped_bit_is_found_where_it_is(lines: list[bytes], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(lines) - 1))
@@ -268,9 +277,36 @@ def a_negative_grant(leaf: Leaf) -> None:
     leaf["epsilon_nano"] = -1
 
 
+def another_order(leaf: Leaf) -> None:
+    leaf["terms"]["orders"][0] = "1.25"
+
+
+def a_mechanism_nobody_knows(leaf: Leaf) -> None:
+    leaf["mechanism"]["kind"] = "laplace"
+    leaf["mechanism_digest"] = canonical.digest(leaf["mechanism"])
+
+
+def frozen_from_the_start(leaf: Leaf) -> None:
+    leaf["kind"] = "freeze"
+
+
+def a_job_that_was_settled(leaf: Leaf) -> None:
+    leaf["job"] = "job_1"
+
+
+def a_tiny_quota(leaf: Leaf) -> None:
+    leaf["quota"]["epsilon_nano"] = 1_500_000_000
+    leaf["quota"]["weights"] = [10**15] * 16
+
+
 @pytest.mark.parametrize(
     ("seq", "change", "kind"),
     [
+        (1, another_order, "terms"),
+        (2, a_mechanism_nobody_knows, "price"),
+        (2, frozen_from_the_start, "balance"),
+        (11, a_job_that_was_settled, "rule"),
+        (10, a_tiny_quota, "terms"),
         (1, more_budget, "balance"),
         (1, all_delta_everywhere, "terms"),
         (1, greater_delta, "terms"),

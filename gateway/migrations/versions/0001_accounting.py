@@ -149,7 +149,7 @@ def _ledger_entry() -> None:
         sa.CheckConstraint("seq >= 1", name="ledger_entry_first"),
         sa.ForeignKeyConstraint(["population_id"], ["population.id"], name="ledger_entry_of"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("job_id", "round_first", "attempt", name="ledger_entry_attempt"),
+        sa.UniqueConstraint("job_id", "attempt", "round_first", name="ledger_entry_attempt"),
         sa.UniqueConstraint("population_id", "prev_hash", name="ledger_entry_no_fork"),
         sa.UniqueConstraint("population_id", "seq", name="ledger_entry_seq"),
     )
