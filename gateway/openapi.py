@@ -20,6 +20,7 @@ from pydantic.json_schema import models_json_schema
 from gateway.body import StrictJson
 from gateway.deps import Allow
 from gateway.problems import MEDIA_TYPE
+from privacy_gateway.schemas import DatasetByPath
 from privacy_gateway.views import Problem
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -34,7 +35,8 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    models: dict[type[BaseModel], None] = {Problem: None}
+    # Named by hand: one is every failure, the other one of two bodies of the same route.
+    models: dict[type[BaseModel], None] = {Problem: None, DatasetByPath: None}
     for context in api_routes(app):
         body = body_model(context)
         if body is not None:
