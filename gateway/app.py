@@ -30,12 +30,9 @@ from gateway.schema import require_current
 from gateway.settings import GatewaySettings
 from jobs.queue import Queue
 from jobs.reaper import Housekeeping
-from jobs.services import Services
-from jobs.settings import Settings
-from kit.db import Database
+from jobs.services import Services, open_services
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
-from policies.opa import OpaEngine
 
 VERSION = "0.1.0"
 DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
@@ -69,7 +66,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         settings: the front door's settings.
         services: the outside world; built from the settings (and closed at the end) when None.
     """
-    world = services or build_services(settings)
+    world = services or open_services(settings)
     examiners = _examiners(world.engine)
 
     @asynccontextmanager
@@ -83,6 +80,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         )
         if settings.housekeeping:
             housekeeping.start()
+        app.state.nudge = housekeeping.nudge
         try:
             yield
         finally:
@@ -92,8 +90,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
             for engine in examiners[1:]:
                 engine.close()
             if services is None:
-                world.engine.close()
-                world.database.close()
+                world.close()
 
     app = FastAPI(
         title="Privacy budget gateway",
@@ -113,20 +110,6 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     problems.install(app)
     openapi.install(app)
     return app
-
-
-def build_services(settings: Settings) -> Services:
-    """Database and policy engine as the settings name them; connects to nothing yet."""
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Services(settings, Database(settings.database()), build_engine(settings))
-
-
-def build_engine(settings: Settings) -> PolicyEngine:
-    """The OPA server where one is named, else the embedded engine."""
-    if settings.opa_url:
-        token = settings.opa_token.get_secret_value() if settings.opa_token else None
-        return OpaEngine(settings.opa_url, token=token)
-    return EmbeddedEngine(settings.policy_processes)
 
 
 def _examiners(engine: PolicyEngine) -> tuple[PolicyEngine, ...]:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.deps import Configured, Outside
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
+from jobs import presence
 from jobs.errors import BrokerDown
 from jobs.queue import Queue
 from jobs.services import Services
@@ -45,6 +46,7 @@ def ready(services: Outside, settings: Configured, response: Response) -> Health
         "migrations": lambda: _migrations(services),
         "policy": lambda: "ok" if services.engine.health().ok else "down",
         "broker": lambda: _broker(settings),
+        "worker": lambda: _worker(services),
     }
     parts = {part: check() for part, check in checks.items()}
     if all(parts[part] == "ok" for part in REQUIRED):
@@ -76,6 +78,15 @@ def _migrations(services: Services) -> str:
     except SQLAlchemyError:
         return "unknown"
     return "ok"
+
+
+def _worker(services: Services) -> str:
+    """Whether the database has heard of any worker lately."""
+    try:
+        with services.database.read() as session:
+            return "ok" if presence.alive(session) else "none"
+    except SQLAlchemyError:
+        return "unknown"
 
 
 def _broker(settings: GatewaySettings) -> str:

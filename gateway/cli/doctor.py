@@ -75,9 +75,9 @@ def _database(settings: GatewaySettings) -> str:
 
 
 def _engine(settings: GatewaySettings) -> str:
-    from gateway.app import build_engine
+    from jobs.services import open_engine
 
-    engine = build_engine(settings)
+    engine = open_engine(settings)
     try:
         health = engine.health()
     finally:
