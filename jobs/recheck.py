@@ -20,7 +20,8 @@ from accounting import ledger
 from accounting.curve import Price
 from accounting.ledger import Balance, QuotaBalance
 from jobs import judgement, situation
-from jobs.judgement import Judgement, Proposal
+from jobs.judgement import Judgement
+from jobs.proposal import Proposal, propose
 from jobs.principal import Principal
 from jobs.services import Services
 from jobs.situation import History, Situation, charged_nano
@@ -59,7 +60,7 @@ def look(services: Services, session: Session, job: Job) -> tuple[Situation, Pro
     """
     principal = researcher_of(job)
     seen = situation.read(session, principal, job.dataset_id)
-    proposal = judgement.propose(services.settings, seen, request_of(job))
+    proposal = propose(services.settings, seen, request_of(job))
     balance = _without(seen.balance, job, proposal.price)
     share = None if seen.share is None else _without(seen.share, job, proposal.price)
     history = _history(session, job, seen.balance, proposal.price)
