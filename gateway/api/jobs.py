@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import anyio
 import anyio.to_thread
 import sqlalchemy as sa
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from gateway.body import json_body
@@ -49,6 +49,7 @@ def submit(
     services: Outside,
     caller: Researcher,
     body: Annotated[JobRequest, json_body(JobRequest)],
+    request: Request,
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> JobView:
@@ -58,6 +59,7 @@ def submit(
     refused.
     """
     outcome = admission.submit(services, caller, body, idempotency_key)
+    request.app.state.nudge()
     response.headers["Location"] = f"/v1/jobs/{outcome.job.id}"
     if outcome.replayed:
         response.headers["Idempotent-Replayed"] = "true"
@@ -127,9 +129,12 @@ def approve(
     caller: Approver,
     job_id: str,
     body: Annotated[Approval, json_body(Approval)],
+    request: Request,
 ) -> JobView:
     """Decide about a job that the policy lets run only with people's consent."""
-    return approvals.decide(services, caller, job_id, body)
+    decided = approvals.decide(services, caller, job_id, body)
+    request.app.state.nudge()
+    return decided
 
 
 @router.get("/{job_id}/result", responses=_FILE, response_class=Response)
