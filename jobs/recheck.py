@@ -21,8 +21,8 @@ from accounting.curve import Price
 from accounting.ledger import Balance, QuotaBalance
 from jobs import judgement, situation
 from jobs.judgement import Judgement
-from jobs.proposal import Proposal, propose
 from jobs.principal import Principal
+from jobs.proposal import Proposal, propose
 from jobs.services import Services
 from jobs.situation import History, Situation, charged_nano
 from jobs.tables import Job
