@@ -18,6 +18,7 @@ from __future__ import annotations
 import decimal
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -380,7 +381,8 @@ def fits(limit: Sequence[int], *spent: Sequence[int]) -> bool:
 
     A negative limit can never be met, because no cost is negative.
     """
-    return any(sum(parts) <= bound for bound, *parts in zip(limit, *spent, strict=True))
+    total = map(sum, zip(*spent, strict=True))
+    return any(map(operator.le, total, limit))
 
 
 def epsilon_spent(epsilon_nano: int, limit: Sequence[int], spent: Iterable[int]) -> int:

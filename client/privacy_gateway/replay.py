@@ -8,6 +8,7 @@ and never trust a stated balance: each one is derived and compared.
 from __future__ import annotations
 
 import bisect
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -259,15 +260,15 @@ def _add_block(blocks: list[tuple[int, int]], start: int, end: int) -> bool:
 def _cost(leaf: Mapping[str, Any]) -> Vector:
     """The stated cost vector, if it is the price times the rounds."""
     rounds = leaf["rounds"]
-    cost = tuple(part * rounds for part in leaf["per_round"])
+    cost = tuple([part * rounds for part in leaf["per_round"]])
     if list(cost) != leaf["cost"]:
         raise ValueError("the cost is not the price times the rounds")
     return cost
 
 
 def _plus(first: Vector, second: Vector) -> Vector:
-    return tuple([a + b for a, b in zip(first, second, strict=True)])
+    return tuple(map(operator.add, first, second))
 
 
 def _minus(first: Vector, second: Vector) -> Vector:
-    return tuple([a - b for a, b in zip(first, second, strict=True)])
+    return tuple(map(operator.sub, first, second))

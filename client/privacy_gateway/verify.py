@@ -168,7 +168,7 @@ class _Reader:
             self._damaged("the entry's bytes are not the ones that were sealed")
             return
         name, seq = leaf["population"], leaf["seq"]
-        found = self._chains.setdefault(name, _Chain(Population(self._prices)))
+        found = self._chain(name)
         unreadable = self._spread_unreadable(found, name, seq)
         if self._in_place(found, name, seq, unreadable):
             if found.hash is not None and found.hash != cut.prev:
@@ -179,6 +179,12 @@ class _Reader:
             self._replay(found, name, leaf)
         found.entries += 1
         self._check_expected_head(found, name, seq, cut.hash)
+
+    def _chain(self, name: str) -> _Chain:
+        """State of a population's chain, made at its first line."""
+        if name not in self._chains:
+            self._chains[name] = _Chain(Population(self._prices))
+        return self._chains[name]
 
     def _spread_unreadable(self, found: _Chain, name: str, seq: int) -> int:
         """How many unreadable lines stood for entries just before this one.
@@ -232,7 +238,7 @@ class _Reader:
             self._found(None, "altered", "the line cannot be read as a head")
             return
         name = head["population"]
-        found = self._chains.setdefault(name, _Chain(Population(self._prices)))
+        found = self._chain(name)
         found.head, found.head_line = (head["seq"], head["hash"]), self._line
 
     def _close(self, name: str, found: _Chain) -> None:
@@ -292,7 +298,7 @@ class _Reader:
 def _canonical(data: bytes) -> Any:
     """Parsed JSON if these are its canonical bytes, else None."""
     try:
-        value = json.loads(data, parse_float=_refuse_float)
+        value = _DECODE(data.decode())
         return value if canonical.dumps(value, floats=True) == data else None
     except (ValueError, TypeError, RecursionError):
         return None
@@ -301,6 +307,9 @@ def _canonical(data: bytes) -> Any:
 def _refuse_float(text: str) -> float:
     """The parser meets every float, so the value need not be walked for one again."""
     raise ValueError(f"a leaf holds no floats, but {text[:40]}")
+
+
+_DECODE: Final = json.JSONDecoder(parse_float=_refuse_float).decode
 
 
 def _identified(leaf: Any) -> TypeGuard[dict[str, Any]]:
