@@ -21,7 +21,6 @@ from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import CounterOffer, JobRequest, Rule
 
 MOST_CORRECTIONS = 6
-_PPM = 1_000_000
 _NO_OFFER = frozenset({"policy_unavailable", "policy_error", "frozen"})
 
 
@@ -89,10 +88,6 @@ def _obeying(request: JobRequest, rule: Rule, clients: int) -> JobRequest:
     if not isinstance(limit, int | float) or isinstance(limit, bool):
         return request
     name = rule.field.rsplit(".", 1)[-1]
-    if name == "noise_multiplier_ppm":
-        return _turned_within(request, "noise_multiplier", limit / _PPM, clients)
-    if name == "sampling_rate_ppm":
-        return _turned_within(request, "clients_per_round", limit * clients // _PPM, clients)
     for knob in KNOBS:
         if name == knob:
             return _turned_within(request, knob, limit, clients)

@@ -7,13 +7,12 @@ refusal, because a refusal has to be recorded, and it must never write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from accounting.ledger import Balance, QuotaBalance
 from jobs import floors
+from jobs.denials import rule_of
 from jobs.principal import Principal
 from jobs.proposal import Proposal, propose
 from jobs.questions import question_of
@@ -22,9 +21,9 @@ from jobs.settings import Settings
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
 from policies import ask
 from policies.ask import Decision
-from policies.verdict import Denial, Limit, Obligations
+from policies.verdict import Obligations
 from privacy_gateway.rdp import NANO
-from privacy_gateway.schemas import JobRequest, Rule
+from privacy_gateway.schemas import Rule
 
 __all__ = ["Judgement", "Proposal", "judge", "propose"]
 
@@ -85,8 +84,7 @@ def judge(
         deadline_seconds=services.settings.policy_deadline_seconds,
     )
     denials = [
-        _policy_rule(denial, proposal.request, asked.document)
-        for denial in decision.verdict.denials
+        rule_of(denial, proposal.request, asked.document) for denial in decision.verdict.denials
     ]
     unkept = _unkept(decision.verdict.obligations)
     own = _own_rules(services.settings, situation, proposal)
@@ -137,32 +135,3 @@ def _room_rule(
     after = spent_nano(account, cost) / NANO
     message = f"would bring the ε spent to {after:.6g} of {limit:g}; {left:.6g} is left"
     return Rule(code=code, field=field, message=message, value=after, limit=limit)
-
-
-def _policy_rule(denial: Denial, request: JobRequest, document: Any) -> Rule:
-    """An owner's denial with the value that the policy saw at its field."""
-    field = denial.field.removeprefix("input.")
-    found = [_at(source, field) for source in (request.model_dump(), document)]
-    return Rule(
-        code=denial.code,
-        field=denial.field,
-        message=denial.message,
-        value=next((_scalar(value) for value in found if value is not None), None),
-        limit=_scalar(denial.limit),
-    )
-
-
-def _at(document: Any, field: str) -> Any:
-    """The member that a dotted field names, or None."""
-    for name in field.split("."):
-        document = document.get(name) if isinstance(document, Mapping) else None
-    return document
-
-
-def _scalar(value: Limit | Any) -> int | float | str | None:
-    """A printable fact; lists become text."""
-    if isinstance(value, tuple | list):
-        return ", ".join(str(member) for member in value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if isinstance(value, int | float | str) else None

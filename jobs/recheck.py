@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import filter as budget_filter
 from accounting import ledger
 from accounting.curve import Price
 from accounting.ledger import Balance, QuotaBalance
@@ -137,6 +138,6 @@ def _history(session: Session, job: Job, balance: Balance, price: Price) -> Hist
     others = _without(quota, job, price)
     return History(
         jobs=jobs,
-        charged_nano=charged_nano(balance, others.charged),
+        charged_nano=charged_nano(balance, budget_filter.add(others.charged, others.reserved)),
         last_job_at=None if last is None else from_micros(last),
     )

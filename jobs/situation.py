@@ -30,7 +30,11 @@ _JOB = Job.__table__  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What one researcher did on one population before."""
+    """What one researcher did on one population before.
+
+    `charged_nano` counts reservations too: a limit on one person's spending must not be passed by
+    many jobs at once.
+    """
 
     jobs: int
     charged_nano: int
@@ -105,7 +109,7 @@ def read(
 
 
 def charged_nano(balance: Balance, charged: tuple[int, ...]) -> int:
-    """A researcher's part of what was charged, read on the budget's odometer, 1e-9, rounded up."""
+    """A researcher's part of the spending, read on the budget's odometer, 1e-9, rounded up."""
     return budget_filter.epsilon_spent_nano(balance.terms, charged)
 
 
@@ -148,7 +152,7 @@ def _history(
     jobs, last = session.execute(query).one()
     return History(
         jobs=jobs,
-        charged_nano=charged_nano(balance, quota.charged),
+        charged_nano=charged_nano(balance, budget_filter.add(quota.charged, quota.reserved)),
         last_job_at=None if last is None else from_micros(last),
     )
 

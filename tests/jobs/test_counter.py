@@ -123,6 +123,38 @@ def test_an_offer_obeys_the_floors(market: Market) -> None:
     assert found.changed == {"clients_per_round": 2}
 
 
+LIBRARY = """package clinic
+
+import data.gateway.answer
+import data.gateway.bounds
+import data.gateway.price
+
+deny contains price.job_at_most(6 * price.one)
+
+deny contains bounds.noise_at_least_ppm(1250000)
+
+deny contains bounds.sampling_rate_at_most_ppm(20500)
+
+decision := answer.of(deny, set(), set())
+"""
+
+
+def test_the_librarys_denials_are_in_the_units_of_the_request(market: Market) -> None:
+    market.activate(LIBRARY)
+    wanted = request(market.dataset_id, rounds=2000, noise_multiplier=0.4)
+    quote = quoting.quote(market.services, RESEARCHER, wanted)
+    said = {rule.code: (rule.field, rule.value, rule.limit) for rule in quote.refusals}
+    assert said["noise_below_limit"] == ("noise_multiplier", 0.4, 1.25)
+    assert said["sampling_rate_above_limit"] == ("clients_per_round", 50, 20)
+    assert said["price_above_limit"] == ("epsilon", quote.epsilon, 6.0)
+
+    found = quote.counter_offer
+    assert found is not None
+    assert found.changed["clients_per_round"] == 20
+    assert found.changed["noise_multiplier"] >= 1.25
+    assert submit(market, found.job).job.status == "queued"
+
+
 def test_no_offer_where_no_number_helps(market: Market) -> None:
     assert offer(market, purpose="ads") is None
     assert offer(market, purpose="ads", rounds=900) is None
