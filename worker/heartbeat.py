@@ -53,6 +53,7 @@ class Heartbeat:
         self._stopping = stopping
         self._stop_seconds = stop_seconds
         self._kill: Callable[[], None] | None = None
+        self._doomed = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
 
@@ -70,8 +71,10 @@ class Heartbeat:
         self._thread.join()
 
     def guard(self, kill: Callable[[], None]) -> None:
-        """From now on call `kill` when the work is worth nothing any more."""
+        """Call `kill` once the work is worth nothing any more; at once, if it is so already."""
         self._kill = kill
+        if self._doomed:
+            kill()
 
     def rest(self) -> None:
         """The work is over; the sandbox may be closed in peace."""
@@ -109,5 +112,6 @@ class Heartbeat:
 
     def _end(self, reason: str) -> None:
         _log.warning("sandbox_killed", job=self._held.job_id, reason=reason)
+        self._doomed = True
         if self._kill is not None:
             self._kill()
