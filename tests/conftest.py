@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,14 @@ def _import_tables() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """URL of a running PostgreSQL whose template `house` holds the schema."""
-    with servers.postgres(tmp_path_factory.mktemp("postgres")) as url:
+    # Not below pytest's own folder: another session closes that to everybody but its user, and
+    # the server, which runs as `nobody`, would lose its data in the middle of a test.
+    with (
+        tempfile.TemporaryDirectory(prefix="gateway-postgres-") as folder,
+        servers.postgres(Path(folder)) as url,
+    ):
         yield url
 
 
