@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.common import State, explained, load_settings
+from gateway.cli.common import State, explained, load_settings, open_database
 
 SHUTDOWN_SECONDS = 5
 
@@ -24,12 +24,15 @@ def serve(
     """Serve HTTP only; needs a migrated database and, for jobs to run, a broker and a worker."""
     import uvicorn
 
+    from gateway import schema
     from gateway.app import create_app
     from kit import log
 
     with explained():
         settings = load_settings(state, host=host, port=port)
         log.configure(settings.log_level)
+        with open_database(settings) as database:
+            schema.require_current(database)
         config = uvicorn.Config(
             create_app(settings),
             host=settings.host,

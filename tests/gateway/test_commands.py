@@ -1,0 +1,111 @@
+"""The operator's commands, on a real state directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from gateway.cli.main import register
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run one command on a state directory of this test alone."""
+    for name in ("DATABASE_URL", "REDIS_URL", "OPA_URL", "PRIVACY_GATEWAY_ADMIN_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    app = typer.Typer()
+    register(app)
+
+    def call(*words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--state", str(tmp_path / "state")])
+
+    return call
+
+
+def test_migrate_makes_the_schema_and_check_only_looks(run: Run) -> None:
+    before = run("migrate", "--check")
+    made = run("migrate")
+    after = run("migrate", "--check")
+
+    assert before.exit_code == 6
+    assert "privacy-gateway migrate" in before.stderr
+    assert made.exit_code == after.exit_code == 0
+    assert made.stdout.startswith("schema 0")
+
+
+def test_migrate_makes_the_first_administrator_where_a_password_is_set(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("from a mounted secret\n")
+    monkeypatch.setenv("PRIVACY_GATEWAY_ADMIN_PASSWORD_FILE", str(secret))
+
+    first = run("migrate")
+    second = run("migrate")
+
+    assert "admin admin@localhost" in first.stdout
+    assert "mounted" not in first.output
+    assert "admin" not in second.stdout
+
+
+def test_accounts_and_tokens_are_made_on_the_machine_itself(run: Run) -> None:
+    run("migrate")
+
+    generated = run("user", "add", "--email", "ada@example.org", "--role", "researcher")
+    given = run(
+        "user", "add", "--email", "o@example.org", "--role", "owner", "--password", "x" * 12
+    )
+    taken = run("user", "add", "--email", "ADA@example.org", "--role", "owner")
+    wrong = run("user", "add", "--email", "b@example.org", "--role", "root")
+    token = run("token", "--email", "ada@example.org")
+    nobody = run("token", "--email", "nobody@example.org")
+    listed = run("user", "list")
+
+    assert generated.exit_code == 0
+    assert "password " in generated.stdout
+    assert "password" not in given.stdout
+    assert (taken.exit_code, wrong.exit_code, nobody.exit_code) == (3, 3, 5)
+    assert "role" in wrong.stderr
+    assert token.stdout.startswith("pgt_")
+    assert "ada@example.org" in listed.stdout
+
+
+def test_doctor_says_what_is_missing(run: Run) -> None:
+    before = run("doctor", "--format", "json")
+    run("migrate")
+    after = run("doctor", "--format", "json")
+
+    parts = {row["part"]: row for row in json.loads(before.stdout)}
+    assert not parts["database"]["ok"]
+    assert "migrate" in parts["database"]["detail"]
+    assert before.exit_code == 1
+    assert {row["part"]: row["ok"] for row in json.loads(after.stdout)}["database"]
+
+
+def test_serve_refuses_an_old_schema_at_once(run: Run) -> None:
+    refused = run("serve", "--port", "0")
+
+    assert refused.exit_code == 6
+    assert "privacy-gateway migrate" in refused.stderr
+
+
+def test_the_command_line_imports_nothing_slow() -> None:
+    program = (
+        "import sys, gateway.cli.main\n"
+        "print(sorted({'sqlalchemy', 'fastapi', 'dp_accounting', 'scipy', 'celery', 'tensorflow'}"
+        " & set(sys.modules)))"
+    )
+    path = "import sys; sys.path[:0] = " + repr(sys.path) + "\n"
+
+    done = subprocess.run([sys.executable, "-c", path + program], capture_output=True, text=True)
+
+    assert done.stdout.strip() == "[]", done.stderr
