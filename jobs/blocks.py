@@ -25,7 +25,7 @@ from privacy_gateway.errors import Refused
 ASK_AGAIN = 5
 
 
-class PolicyDown(Exception):  # noqa: N818 - the event, not a bug
+class PolicyDown(Exception):
     """The policy could not be asked; nothing was charged and the job may be tried later."""
 
 

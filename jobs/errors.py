@@ -52,7 +52,7 @@ SAW_DATA: frozenset[FailureCode] = frozenset(
 )
 
 
-class FencedOut(Exception):  # noqa: N818 - the event, not a bug
+class FencedOut(Exception):
     """The claim is no longer in force: another worker, the reaper or a person took the job.
 
     Whoever catches this stops at once and writes nothing; it is no failure of the job.
@@ -64,7 +64,7 @@ class FencedOut(Exception):  # noqa: N818 - the event, not a bug
         self.fence = fence
 
 
-class BrokerDown(Exception):  # noqa: N818
+class BrokerDown(Exception):
     """The broker did not take a message in time; the outbox keeps it."""
 
 

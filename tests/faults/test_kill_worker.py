@@ -53,7 +53,7 @@ def assert_sound(market: Market, job_id: str) -> None:
 
 
 def test_kill_in_the_middle_of_a_job(market: Market, redis_url: str) -> None:
-    job_id = workers.submit(market, rounds=120)
+    job_id = workers.submit(market, rounds=80)
     with workers.worker(market, redis_url) as first:
         workers.wait_published(market, job_id, 7)
         below = workers.descendants(first.pid)
@@ -75,7 +75,7 @@ def test_kill_in_the_middle_of_a_job(market: Market, redis_url: str) -> None:
 
 def test_a_worker_told_to_stop_leaves_nothing_behind(sqlite_market: Market, redis_url: str) -> None:
     market = sqlite_market
-    job_id = workers.submit(market, rounds=120)
+    job_id = workers.submit(market, rounds=80)
     with workers.worker(market, redis_url) as first:
         workers.wait_published(market, job_id, 3)
         below = workers.descendants(first.pid)
@@ -88,7 +88,7 @@ def test_a_worker_told_to_stop_leaves_nothing_behind(sqlite_market: Market, redi
     assert not any(workers.alive(pid) for pid in below)
     with workers.worker(market, redis_url):
         done = workers.wait_status(market, job_id, "completed")
-    assert done.rounds_charged == done.rounds_published == 120
+    assert done.rounds_charged == done.rounds_published == 80
     assert_sound(market, job_id)
 
 
