@@ -152,11 +152,11 @@ class _Reader:
 
     def _read_header(self, line: bytes) -> None:
         header = _canonical(line)
-        if not isinstance(header, dict) or header.get("format") != chain.FORMAT:
+        promised = header.get("populations") if isinstance(header, dict) else None
+        if type(promised) is not int or header != {"format": chain.FORMAT, "populations": promised}:
             self._found(None, "altered", f"the first line must name the format {chain.FORMAT}")
             return
-        promised = header.get("populations")
-        self._promised = promised if isinstance(promised, int) else None
+        self._promised = promised
 
     def _read_entry(self, line: bytes) -> None:
         cut = chain.read_line(line)

@@ -84,13 +84,15 @@ def test_an_honest_export_is_confirmed(lines: list[bytes]) -> None:
     assert 0 < summary.epsilon_spent < summary.epsilon_committed < summary.epsilon == 8.5
 
 
-@pytest.mark.parametrize("offset", range(9, 60))
-def test_a_flipped_head_is_found_where_it_is(lines: list[bytes], offset: int) -> None:
-    place = len(lines) - 2
-    damaged = bytearray(lines[place])
-    damaged[offset] ^= 1
-    report = verify([*lines[:place], bytes(damaged), lines[-1]])
-    assert report.problems[0].line == place + 1
+def test_every_flip_in_header_and_heads_is_found_where_it_is(lines: list[bytes]) -> None:
+    for place in (0, len(lines) - 2, len(lines) - 1):
+        for offset in range(len(lines[place])):
+            damaged = bytearray(lines[place])
+            damaged[offset] ^= 1
+            report = verify([*lines[:place], bytes(damaged), *lines[place + 1 :]])
+            where = {problem.line for problem in report.problems}
+            # A header that announces another number of chains is only known wrong at the end.
+            assert place + 1 in where or (place == 0 and len(lines) in where)
 
 
 @given(data=st.data())
@@ -101,7 +103,6 @@ def test_one_flipped_bit_is_found_where_it_is(lines: list[bytes], data: st.DataO
     damaged[offset] ^= 1 << data.draw(st.integers(0, 7))
     report = verify([*lines[:place], bytes(damaged), *lines[place + 1 :]])
     assert not report.ok
-    assert report.problems[0].line == place + 1
     if 0 < place < len(lines) - 2:
         assert found(report) == [(place + 1, "altered")]
 
