@@ -26,6 +26,14 @@ from policies.engine import Revision
 from privacy_gateway.errors import FieldError, Refused
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
+_DATASET = Dataset.__table__  # type: ignore[attr-defined]
+
+# Built once: this is read on every quote.
+_DATASET_BY_ID = sa.select(_DATASET).where(_DATASET.c.id == sa.bindparam("dataset_id"))
+_JOBS_BY_SUBJECT = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
+    _JOB.c.researcher_id == sa.bindparam("researcher_id"),
+    _JOB.c.population_id == sa.bindparam("population_id"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +143,19 @@ def terms_of(account: Balance | QuotaBalance) -> Terms:
 
 def _dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset | None:
     """The row as it is now, or None when it is not the caller's to see."""
-    row = session.get(Dataset, dataset_id, populate_existing=True)
-    if row is None or (principal.role == "owner" and row.owner_id != principal.id):
+    row = session.execute(_DATASET_BY_ID, {"dataset_id": dataset_id})
+    facts = row.mappings().one_or_none()
+    if facts is None or (principal.role == "owner" and facts["owner_id"] != principal.id):
         return None
-    # A situation outlives its transaction; the end of one would empty an attached row.
-    session.expunge(row)
-    return row
+    # A value of its own, never attached: a situation outlives its transaction.
+    return Dataset(**facts)
 
 
 def _history(
     session: Session, principal: Principal, balance: Balance, quota: QuotaBalance
 ) -> History:
-    query = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
-        _JOB.c.researcher_id == principal.id, _JOB.c.population_id == balance.population_id
-    )
-    jobs, last = session.execute(query).one()
+    who = {"researcher_id": principal.id, "population_id": balance.population_id}
+    jobs, last = session.execute(_JOBS_BY_SUBJECT, who).one()
     return History(
         jobs=jobs,
         charged_nano=charged_nano(balance, budget_filter.add(quota.charged, quota.reserved)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -41,6 +42,12 @@ CHECK_SECONDS = 5.0
 LARGEST_ANSWER = 256 * 1024
 
 
+@cache
+def _version() -> str:
+    """Read once: the distribution's metadata is a file, and every decision names its engine."""
+    return f"regorus {metadata.version('gordon-to-regorus')}"
+
+
 class EmbeddedEngine:
     """Rego on one machine without a server.
 
@@ -67,7 +74,7 @@ class EmbeddedEngine:
     @property
     def version(self) -> str:
         """Distribution and version of the engine."""
-        return f"regorus {metadata.version('gordon-to-regorus')}"
+        return _version()
 
     def check(self, source: str, tests: str = "") -> Findings:
         """Parse both texts and enforce the language profile (`policies.lint`).
