@@ -124,9 +124,9 @@ class Sandbox:
         deadline = time.monotonic() + self._limits.start_seconds
         try:
             self._start(deadline)
-        except (OSError, ragged.StoreDamaged) as error:
+        except (OSError, ragged.StoreDamaged):
             self.close()
-            raise SandboxFailed(FailureCode.START_FAILED) from error
+            raise SandboxFailed(FailureCode.START_FAILED) from None
         except BaseException:
             self.close()
             raise

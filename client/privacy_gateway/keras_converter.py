@@ -113,7 +113,11 @@ def _plain(option: str, value: Any) -> Any:
 def _compare(operation: Any, layer: Layer, index: int) -> None:
     """Rebuild the layer from its description; whatever differs cannot be expressed."""
     given = operation.get_config()
-    rebuilt = type(operation)(**layer.keras_arguments()).get_config()
+    again = type(operation)(**layer.keras_arguments())
+    if hasattr(again, "axis") and not layer.merges:
+        # Keras turns a negative axis into a positive one when it builds.
+        again.build(tuple(operation.input.shape))
+    rebuilt = again.get_config()
     for option in given.keys() | rebuilt.keys():
         if option in _NAMES_ONLY or _same(given.get(option), rebuilt.get(option)):
             continue

@@ -11,7 +11,7 @@ Source of the shape rules: https://keras.io/api/layers/.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -33,8 +33,6 @@ from privacy_gateway.layer_base import (
     floats,
     grid,
     listed,
-    paired,
-    single,
     window,
 )
 
@@ -129,26 +127,36 @@ class DepthwiseConv2D(Layer):
         return Inferred(Value((*places, out)), weights, 2 * math.prod(places) * math.prod(kernel))
 
 
-class _Pooling1D(Layer):
-    pool_size: Side = 2
-    strides: Annotated[Size | None, BeforeValidator(single)] = None
+class _Pooling(Layer):
     padding: Padding = "valid"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stride_of_window(cls, value: Any) -> Any:
+        """Left out, windows lie side by side; written out, so that fingerprints agree."""
+        if isinstance(value, dict) and value.get("strides") is None:
+            return value | {"strides": value.get("pool_size", 2)}
+        return value
+
+
+class _Pooling1D(_Pooling):
+    pool_size: Side = 2
+    strides: Side
 
     def infer(self, values: Sequence[Value]) -> Inferred:
         steps, channels = floats(values, 2)
-        places = window(steps, self.pool_size, self.strides or self.pool_size, self.padding)
+        places = window(steps, self.pool_size, self.strides, self.padding)
         out = (places, channels)
         return Inferred(Value(out), (), math.prod(out) * self.pool_size)
 
 
-class _Pooling2D(Layer):
+class _Pooling2D(_Pooling):
     pool_size: Pair = (2, 2)
-    strides: Annotated[tuple[Size, Size] | None, BeforeValidator(paired)] = None
-    padding: Padding = "valid"
+    strides: Pair
 
     def infer(self, values: Sequence[Value]) -> Inferred:
         *sides, channels = floats(values, 3)
-        places = grid(sides, self.pool_size, self.strides or self.pool_size, self.padding)
+        places = grid(sides, self.pool_size, self.strides, self.padding)
         out = (*places, channels)
         return Inferred(Value(out), (), math.prod(out) * math.prod(self.pool_size))
 
