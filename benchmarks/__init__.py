@@ -1,0 +1,1 @@
+"""How fast it is, one module a question; `make bench` runs them all, nothing else imports them."""

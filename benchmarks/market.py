@@ -1,0 +1,79 @@
+"""A gateway's inside to measure on: one owner, one population, one policy, real stores."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs.principal import Principal
+from kit.db import Database
+from policies.embedded import EmbeddedEngine
+from tests.support import market as markets
+from tests.support import servers
+from tests.support.market import Market
+
+SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+SERIAL = itertools.count(1)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for one measurement, on a disk and not in memory where /tmp is one."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def databases(folder: Path) -> Iterator[dict[str, Database]]:
+    """Empty durable databases by name; PostgreSQL only where it is installed."""
+    for room in ("accounting", "gateway", "jobs", "policies"):
+        importlib.import_module(f"{room}.tables")
+    with ExitStack() as stack:
+        urls = {SQLITE: f"sqlite:///{folder / 'gateway.db'}"}
+        if servers.postgres_binaries() is not None:
+            urls[POSTGRESQL] = stack.enter_context(servers.postgres(folder, durable=True))
+        opened = {name: Database(url) for name, url in urls.items()}
+        for database in opened.values():
+            stack.callback(database.close)
+            database.create_all()
+        yield opened
+
+
+@contextmanager
+def sqlite(folder: Path) -> Iterator[Database]:
+    """The embedded default alone."""
+    for room in ("accounting", "gateway", "jobs", "policies"):
+        importlib.import_module(f"{room}.tables")
+    database = Database(f"sqlite:///{folder / 'gateway.db'}")
+    database.create_all()
+    yield database
+    database.close()
+
+
+@contextmanager
+def engine(processes: int = 2) -> Iterator[EmbeddedEngine]:
+    """The embedded policy engine."""
+    made = EmbeddedEngine(processes)
+    yield made
+    made.close()
+
+
+def researcher(number: int) -> Principal:
+    """One of many."""
+    return Principal(f"usr_{number:02d}", f"r{number}@example.org", "researcher")
+
+
+def cheap(dataset_id: str, **changes: Any) -> Any:
+    """A request so cheap that a budget holds a million of them."""
+    modest = {"rounds": 10, "clients_per_round": 2, "noise_multiplier": 50.0}
+    return markets.request(dataset_id, **modest | changes)
+
+
+def open_market(database: Database, engine: EmbeddedEngine, folder: Path, **options: Any) -> Market:
+    """A market that nobody can exhaust in a benchmark."""
+    return markets.open_market(database, engine, folder, **{"epsilon": 100.0} | options)

@@ -1,0 +1,109 @@
+"""What does asking the owner's policy cost, and where does the time go?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from benchmarks import market as markets
+from benchmarks.report import Table
+from benchmarks.timing import Sizes, alternate
+from kit.process import free_port, spawn, stop
+from policies import ask as asking
+from policies.embedded import EmbeddedEngine
+from policies.engine import PolicyEngine, Revision
+from policies.opa import OpaEngine
+from policies.question import Question
+from policies.verdict import decode
+from privacy_gateway import canonical, schemas
+from privacy_gateway.schemas import JobRequest
+from tests.support import market, questions, servers
+
+SECONDS = 10.0
+
+
+def ask(sizes: Sizes) -> Iterator[Table]:
+    """Both engines and the parts around them, in turns."""
+    table = Table(
+        "policy",
+        "one decision, its engines and its parts",
+        ("what", "p50 µs", "p99 µs", "to embedded"),
+    )
+    with ExitStack() as stack:
+        folder = stack.enter_context(markets.scratch())
+        engines: dict[str, PolicyEngine] = {"embedded, isolated child": EmbeddedEngine(1)}
+        if binary := servers.opa_path():
+            url = stack.enter_context(_opa(binary, folder))
+            engines["OPA, kept connection"] = OpaEngine(url)
+        else:
+            table.notes.append("no opa on this machine; `make servers` installs it")
+        for engine in engines.values():
+            stack.callback(engine.close)
+        source, _ = questions.example("price_cap")
+        revision, question = Revision.of_text(source), questions.question()
+        acts: dict[str, Callable[[], object]] = {
+            f"decide: {name}": partial(_decide, engine, revision, question)
+            for name, engine in engines.items()
+        }
+        acts |= _parts(engines["embedded, isolated child"], revision, question)
+        taken = alternate(acts, runs=200 if sizes.quick else 1000)
+    embedded = next(iter(taken.values())).median
+    for what, found in taken.items():
+        p50, p99 = found.median * 1e6, found.percentile(99) * 1e6
+        table.add(what, p50, p99, found.median / embedded)
+    table.notes.append(
+        "one caller; example policy price_cap with the whole library; a decision is question bytes "
+        "to verdict"
+    )
+    yield table
+
+
+def _parts(
+    engine: PolicyEngine, revision: Revision, question: Question
+) -> dict[str, Callable[[], object]]:
+    """What happens before and after an engine's own work."""
+    body = canonical.dumps(market.body("ds_1"), floats=True)
+    answer = engine.evaluate(revision, question.canonical, SECONDS).answer
+    return {
+        "parse a request body": lambda: schemas.parse(
+            JobRequest, canonical.loads_strict(body, max_bytes=1 << 20, max_depth=32)
+        ),
+        "build a question": lambda: Question.of_document(question.document),
+        "read a verdict": lambda: decode(answer),
+    }
+
+
+def _decide(engine: PolicyEngine, revision: Revision, question: Question) -> None:
+    """One decision that must be the policy's own.
+
+    Raises:
+        RuntimeError: the engine failed, so its time means nothing.
+    """
+    decision = asking.ask(engine, revision, question, deadline_seconds=SECONDS)
+    if decision.fault is not None:
+        raise RuntimeError(f"{engine.name}: {decision.fault}: {decision.detail}")
+
+
+@contextmanager
+def _opa(binary: str, folder: Path) -> Iterator[str]:
+    """A server on this machine; yields its URL."""
+    address = f"127.0.0.1:{free_port()}"
+    options = ["--addr", address, "--skip-version-check", "--log-level", "error"]
+    with (folder / "opa.log").open("wb") as log:
+        server = spawn([binary, "run", "--server", *options], stdout=log, stderr=log, cwd=folder)
+    try:
+        servers.wait_until(lambda: _answers(f"http://{address}/health"), what="OPA")
+        yield f"http://{address}"
+    finally:
+        stop(server)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=1).is_success
+    except httpx.HTTPError:
+        return False
