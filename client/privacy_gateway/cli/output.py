@@ -32,7 +32,7 @@ EXITS: dict[int, str] = {
     7: "the job ended without completing, or the result is not there yet",
     8: "verification found damage",
 }
-_EXIT_OF = {
+EXIT_OF = {
     "unauthenticated": 4,
     "forbidden": 4,
     "not_found": 5,
@@ -41,7 +41,7 @@ _EXIT_OF = {
     "internal": 6,
     "not_ready": 7,
 }
-_NEXT = {
+NEXT = {
     "unauthenticated": "run `privacy-gateway login --email …`, or set PRIVACY_GATEWAY_TOKEN",
     "forbidden": "log in with an account of another role",
     "not_found": "list what is yours with `population list`, `dataset list` or `jobs list`",
@@ -129,9 +129,9 @@ def explained() -> Iterator[None]:
 def fail(refusal: Refused) -> NoReturn:
     """Say what was refused, what to do next, and end."""
     note(_told(refusal))
-    if refusal.code in _NEXT:
-        note(f"next: {_NEXT[refusal.code]}")
-    raise SystemExit(_EXIT_OF.get(refusal.code, 3))
+    if refusal.code in NEXT:
+        note(f"next: {NEXT[refusal.code]}")
+    raise SystemExit(EXIT_OF.get(refusal.code, 3))
 
 
 def _told(refusal: Refused) -> str:
@@ -139,6 +139,10 @@ def _told(refusal: Refused) -> str:
     lines = [f"{refusal.code}: {refusal.detail}"]
     lines += [f"  {error.field}: {error.message}" for error in refusal.errors]
     for name, fact in refusal.facts.items():
+        if name == "rules" and refusal.errors:
+            continue  # the same as the errors above
+        if name == "counter_offer" and isinstance(fact, Mapping):
+            fact = {member: fact[member] for member in ("changed", "epsilon") if member in fact}
         members = fact if isinstance(fact, list) else [fact]
         lines += [f"  {name.replace('_', ' ')}: {text_of(member)}" for member in members]
     return "\n".join(lines)
