@@ -9,11 +9,29 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
 _SECRETS = frozenset({"password", "token", "authorization", "secret", "key", "weights", "cohort"})
+
+
+class _StandardError:
+    """Standard error as it is when a line is written; a line that nobody can read is dropped.
+
+    A request or a job must not fail because the reader of its log has gone away.
+    """
+
+    def write(self, text: str) -> None:
+        """Write, or drop."""
+        with suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def _redact(
@@ -39,7 +57,7 @@ def configure(level: str = "INFO") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 

@@ -25,3 +25,28 @@ def test_a_logger_made_before_the_configuration_redacts_and_writes_json() -> Non
     assert (said["event"], said["room"], said["job"]) == ("said", "room", "job_1")
     assert said["password"] == "[redacted]"
     assert done.stdout == ""
+
+
+GONE = """
+import os, sys
+from kit import log
+log.configure("INFO")
+logger = log.get("room")
+logger.info("read")
+read, write = os.pipe()
+os.dup2(write, 2)
+os.close(write)
+os.close(read)
+logger.info("unread")
+sys.stderr = open(os.devnull, "w")
+sys.stderr.close()
+logger.info("closed")
+print("alive")
+"""
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", GONE], check=True, capture_output=True, text=True)
+
+    assert done.stdout == "alive\n"
+    assert len(done.stderr.splitlines()) == 1
