@@ -38,7 +38,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
 
-class StoreDamaged(ValueError):  # noqa: N818 - reads as a finding
+class StoreDamaged(ValueError):
     """A store whose files do not agree with its manifest; carries no row of data."""
 
 

@@ -34,7 +34,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _SLOTS = {"sgd": 0, "momentum": 1, "adam": 2, "adagrad": 1, "yogi": 2}
 
 
-class AggregateInvalid(ValueError):  # noqa: N818 - reads as a finding about the sandbox
+class AggregateInvalid(ValueError):
     """A sum that no cohort of clipped updates can have; its numbers are not in the text."""
 
 

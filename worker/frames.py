@@ -28,15 +28,15 @@ _MAX_ARRAYS = 1024
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class FrameBroken(Exception):  # noqa: N818 - reads as a finding about the peer
+class FrameBroken(Exception):
     """The peer does not keep to the protocol."""
 
 
-class PeerGone(Exception):  # noqa: N818
+class PeerGone(Exception):
     """The peer closed its end."""
 
 
-class DeadlinePassed(Exception):  # noqa: N818
+class DeadlinePassed(Exception):
     """The peer took longer than it was given."""
 
 

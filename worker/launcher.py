@@ -54,7 +54,7 @@ class FailureCode(StrEnum):
     PROTOCOL = "protocol"
 
 
-class SandboxFailed(Exception):  # noqa: N818 - the event, as the state diagram names it
+class SandboxFailed(Exception):
     """The sandbox is gone. Carries a code and nothing else; the message is the code."""
 
     def __init__(self, code: FailureCode) -> None:

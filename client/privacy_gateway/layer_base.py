@@ -26,7 +26,7 @@ Padding = Literal["valid", "same"]
 WORD = 4
 
 
-class Mismatch(ValueError):  # noqa: N818 - a refusal in the making, not a bug
+class Mismatch(ValueError):
     """A layer that cannot take its input; the text says what was expected."""
 
 

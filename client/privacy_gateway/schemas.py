@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy_gateway.errors import FieldError, Refused
-from privacy_gateway.modelspec import ModelSpec
+from privacy_gateway.modelspec import LAYER_NAMES, ModelSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.:-]+$")]
@@ -304,5 +304,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     """`('model', 'layers', 3, 'units')` → `model.layers[3].units`."""
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        # The tag of the layer union is pydantic's, not the request's.
+        if part not in LAYER_NAMES:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return text.removeprefix(".") or "body"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from privacy_gateway import modelspec
+from privacy_gateway import modelspec, schemas
 from privacy_gateway.errors import Refused
 from privacy_gateway.modelspec import Limits
 
@@ -159,6 +159,16 @@ def test_a_model_must_fit_its_data(loss: Any, units: int, options: Any, field: s
     with pytest.raises(Refused) as caught:
         modelspec.check_fit(spec, loss=loss, feature_dtype="uint8", **options)
     assert caught.value.errors[0].field == f"model.architecture.{field}"
+
+
+def test_a_job_names_the_same_fields() -> None:
+    layers = [DENSE, {"type": "Dense", "units": 10.0}, {"type": "Lambda"}]
+    with pytest.raises(Refused) as caught:
+        schemas.parse(schemas.ModelChoice, {"architecture": {"input": FLAT, "layers": layers}})
+    assert [error.field for error in caught.value.errors] == [
+        "architecture.layers[1].units",
+        "architecture.layers[2]",
+    ]
 
 
 def test_no_framework_is_imported() -> None:

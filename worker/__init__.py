@@ -1,0 +1,1 @@
+"""Runs approved jobs: a trusted coordinator and a sandboxed trainer."""
