@@ -22,6 +22,12 @@ from privacy_gateway import canonical
 
 _EVENT = JobEvent.__table__  # type: ignore[attr-defined]
 
+# Built once: composing a statement costs more than running it.
+_LAST = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
+    _EVENT.c.job_id == sa.bindparam("job")
+)
+_APPEND = sa.insert(_EVENT)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -47,14 +53,10 @@ def record(
     body: Mapping[str, Any] | None = None,
 ) -> None:
     """Append an event; the caller holds the job's row lock, which keeps `seq` free of gaps."""
-    last = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
-        _EVENT.c.job_id == job_id
-    )
-    seq = int(session.execute(last).scalar_one()) + 1
+    seq = int(session.execute(_LAST, {"job": job_id}).scalar_one()) + 1
     text = canonical.dumps(dict(body or {}), floats=True).decode()
-    session.execute(
-        _EVENT.insert().values(job_id=job_id, seq=seq, kind=kind, at=micros(now), body=text)
-    )
+    row = {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
+    session.execute(_APPEND, row)
 
 
 def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:

@@ -27,6 +27,10 @@ from kit.clock import micros
 
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 
+# Built once: composing a statement costs more than running it.
+_FORGET = sa.delete(_OUTBOX).where(_OUTBOX.c.job_id == sa.bindparam("job"))
+_HINT = sa.insert(_OUTBOX)
+
 TRANSITIONS: dict[str, frozenset[str]] = {
     "submitted": frozenset({"denied", "awaiting_approval", "reserved"}),
     "awaiting_approval": frozenset({"reserved", "denied", "cancelled", "expired"}),
@@ -89,7 +93,7 @@ def move(
         job.finished_at = job.updated_at
     session.flush()
     if to != "queued":
-        session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job.id))
+        session.execute(_FORGET, {"job": job.id})
     events.record(session, job.id, to, now=now, body=body)
 
 
@@ -106,9 +110,6 @@ def enqueue(
     With `later` the hint counts as sent just now, so the relay sends it after its usual patience.
     """
     move(session, job, "queued", now=now, body=body)
-    session.execute(_OUTBOX.delete().where(_OUTBOX.c.job_id == job.id))
-    session.execute(
-        sa.insert(_OUTBOX).values(
-            job_id=job.id, created_at=micros(now), sent_at=micros(now) if later else None
-        )
-    )
+    session.execute(_FORGET, {"job": job.id})
+    sent_at = micros(now) if later else None
+    session.execute(_HINT, {"job_id": job.id, "created_at": micros(now), "sent_at": sent_at})

@@ -31,6 +31,12 @@ _REVISION = cast("sa.Table", PolicyRevision.__table__)  # type: ignore[attr-defi
 _DECISION = cast("sa.Table", DecisionRow.__table__)  # type: ignore[attr-defined]
 _NUMBERING_ATTEMPTS = 8
 
+# Built once: every admission runs them, and composing a statement costs more than running it.
+_ACTIVE = sa.select(_REVISION).where(
+    _REVISION.c.dataset_id == sa.bindparam("dataset"), _REVISION.c.state == "active"
+)
+_RECORD = sa.insert(_DECISION)
+
 
 def draft(
     session: Session,
@@ -94,8 +100,7 @@ def list_revisions(
 
 def active(session: Session, dataset_id: str) -> Revision | None:
     """The revision that decides now, if any."""
-    query = _of_dataset(dataset_id).where(_REVISION.c.state == "active")
-    row = session.execute(query).mappings().one_or_none()
+    row = session.execute(_ACTIVE, {"dataset": dataset_id}).mappings().one_or_none()
     return None if row is None else _revision(row)
 
 
@@ -171,30 +176,29 @@ def record(
     """
     decision_id = ids("dec")
     dataset = dataset_id or _dataset_of(decision)
-    session.execute(
-        _DECISION.insert().values(
-            id=decision_id,
-            job_id=job_id,
-            dataset_id=dataset,
-            subject_id=subject_id,
-            revision_id=decision.revision_id if decision.revision_number else None,
-            revision_number=decision.revision_number,
-            revision_digest=decision.revision_digest,
-            library_digest=decision.library_digest,
-            outcome=decision.verdict.outcome,
-            code=decision.code,
-            fault=None if decision.fault is None else str(decision.fault),
-            detail=decision.detail,
-            verdict=canonical.dumps(decision.verdict.as_dict(), floats=True).decode(),
-            input=decision.input_bytes.decode(),
-            input_digest=decision.input_digest,
-            digest=decision.digest,
-            engine=decision.engine,
-            engine_version=decision.engine_version,
-            latency_us=decision.latency_us,
-            created_at=micros(now),
-        )
-    )
+    row = {
+        "id": decision_id,
+        "job_id": job_id,
+        "dataset_id": dataset,
+        "subject_id": subject_id,
+        "revision_id": decision.revision_id if decision.revision_number else None,
+        "revision_number": decision.revision_number,
+        "revision_digest": decision.revision_digest,
+        "library_digest": decision.library_digest,
+        "outcome": decision.verdict.outcome,
+        "code": decision.code,
+        "fault": None if decision.fault is None else str(decision.fault),
+        "detail": decision.detail,
+        "verdict": canonical.dumps(decision.verdict.as_dict(), floats=True).decode(),
+        "input": decision.input_bytes.decode(),
+        "input_digest": decision.input_digest,
+        "digest": decision.digest,
+        "engine": decision.engine,
+        "engine_version": decision.engine_version,
+        "latency_us": decision.latency_us,
+        "created_at": micros(now),
+    }
+    session.execute(_RECORD, row)
     return decision_id
 
 
