@@ -236,6 +236,10 @@ class Sandbox:
         """The operator's file, or nowhere."""
         if self._log_path is None:
             return Path(os.devnull).open("wb")
+        # The child's file limit counts from the start of the file, so a long one is put aside.
+        with contextlib.suppress(FileNotFoundError):
+            if self._log_path.stat().st_size > self._limits.log_bytes // 2:
+                self._log_path.replace(self._log_path.with_name(f"{self._log_path.name}.1"))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 

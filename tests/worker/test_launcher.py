@@ -128,6 +128,22 @@ def test_an_error_gives_a_code_and_its_text_goes_to_the_operator_only(
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_full_log_changes_no_code_and_is_put_aside(
+    stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    log = tmp_path / "sandbox.log"
+    job = engine.task(label="absent")
+    for size, limit in ((90, 100), (90, 1 << 20)):
+        log.write_bytes(b"x" * size)
+        with (
+            _failed(FailureCode.MODEL_FAILED),
+            Sandbox(job, stores[0], limits=Limits(log_bytes=limit), log_path=log),
+        ):
+            pass
+    assert (tmp_path / "sandbox.log.1").stat().st_size == 90
+    assert "absent" in log.read_text()
+
+
 def test_too_little_memory_is_a_code(stores: tuple[Path, Path]) -> None:
     limits = Limits(memory_bytes=200 << 20)
     with pytest.raises(SandboxFailed) as caught, Sandbox(engine.task(), stores[0], limits=limits):

@@ -5,6 +5,7 @@ its life beyond its parent's. It keeps no file, opens no connection and answers 
 three codes; the text of an error goes to the operator's log alone.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -101,7 +102,9 @@ def _limit(kind: int, value: int) -> None:
 
 def _code_of(error: Exception, *, configured: bool) -> str:
     """One of three codes; TensorFlow's own out-of-memory error is known by its name."""
-    traceback.print_exception(error)
+    # A full log must not turn one code into another.
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
     if type(error).__name__ == "ResourceExhaustedError":
         return "out_of_memory"
     return "training_failed" if configured else "model_failed"
