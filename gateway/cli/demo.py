@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ def demo(
     ] = Path("state/demo"),
 ) -> None:
     """Play the whole story: refuse, counter, train, spend, verify; ends with where to look next."""
+    # The researcher's own TensorFlow shall not talk into the story.
+    os.environ.update({"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"})
     # Imported late: the story brings the researcher's side along, which no other command needs.
     from gateway.demo import server, story
 

@@ -37,18 +37,21 @@ ANNOUNCED = {
     "noise_multiplier": 0.05,
     "clients_per_round": 2,
 }
+# Everybody takes part in every round: on a thousand people that buys more accuracy than sampling.
 AMBITION: dict[str, Any] = {
     "purpose": "research",
     "algorithm": {
         "name": "dp_fedsgd",
-        "clip_norm": 1.0,
-        "server_optimizer": {"name": "momentum", "learning_rate": 1.0, "momentum": 0.9},
+        "clip_norm": 0.5,
+        "server_optimizer": {"name": "momentum", "learning_rate": 2.0, "momentum": 0.9},
     },
-    "rounds": 60,
-    "clients_per_round": 200,
-    "noise_multiplier": 0.5,
+    "rounds": 20,
+    "clients_per_round": data.CLIENTS,
+    "sampling": "none",
+    "noise_multiplier": 1.0,
+    "no_clients": data.CLIENTS,
 }
-SMALL_ROUNDS = 5
+SMALL = {**AMBITION, "rounds": 5, "noise_multiplier": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +128,7 @@ def announced_call(console: Console, cast: Cast) -> float:
 
 def train(console: Console, cast: Cast) -> float:
     """Step 3: quote, counter-offer, submit, live rounds, accuracy on digits never seen."""
-    images, labels = _visible(cast, cast.digits)
-    model, ambition = pg.tff.job_of(
-        _model,
-        {
-            **AMBITION,
-            "no_clients": data.CLIENTS,
-            "train_data_id": images,
-            "label_data_id": labels,
-        },
-        cast.researcher,
-    )
+    model, ambition = pg.tff.job_of(_model, _with_data(cast, AMBITION), cast.researcher)
     quote = cast.researcher.quote(ambition)
     console.print(f"  asked with noise {AMBITION['noise_multiplier']}: ε = {quote.epsilon:.2f}")
     console.print(f"  verdict {quote.verdict}; counter-offer: {_offer(quote.counter_offer)}")
@@ -150,19 +143,7 @@ def train(console: Console, cast: Cast) -> float:
 
 def spend(console: Console, cast: Cast) -> int:
     """Step 4: the same small job again and again; the last answer says what is left."""
-    images, labels = _visible(cast, cast.digits)
-    _, job = pg.tff.job_of(
-        _model,
-        {
-            **AMBITION,
-            "rounds": SMALL_ROUNDS,
-            "noise_multiplier": 0.6,
-            "no_clients": data.CLIENTS,
-            "train_data_id": images,
-            "label_data_id": labels,
-        },
-        cast.researcher,
-    )
+    _, job = pg.tff.job_of(_model, _with_data(cast, SMALL), cast.researcher)
     running: list[Job] = []
     try:
         while True:
@@ -230,6 +211,11 @@ def _visible(cast: Cast, dataset: Dataset) -> tuple[Any, Any]:
     return seen.features.id, seen.label.id
 
 
+def _with_data(cast: Cast, params: dict[str, Any]) -> dict[str, Any]:
+    images, labels = _visible(cast, cast.digits)
+    return {**params, "train_data_id": images, "label_data_id": labels}
+
+
 def _policy(ending: str) -> str:
     return (POLICY / f"{POLICY.name}{ending}").read_text(encoding="utf-8")
 
@@ -242,7 +228,7 @@ def _model() -> Any:
         [
             keras.Input((data.SIDE, data.SIDE)),
             keras.layers.Flatten(),
-            keras.layers.Dense(10, activation="softmax"),
+            keras.layers.Dense(10, activation="softmax", kernel_initializer="zeros"),
         ]
     )
 

@@ -13,8 +13,6 @@ deny contains people.purpose_in({"research", "teaching"})
 
 deny contains price.job_at_most(6 * price.one)
 
-deny contains price.over_budget
-
 deny contains bounds.noise_at_least_ppm(300000)
 
 deny contains bounds.clients_per_round_at_least(2)

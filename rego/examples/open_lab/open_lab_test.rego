@@ -4,8 +4,7 @@ import data.examples.open_lab
 
 job := {
 	"job": {"purpose": "teaching", "rounds": 60, "clients_per_round": 200},
-	"cost": {"epsilon_nano": 5000000000, "budget_epsilon_nano_after": 6000000000},
-	"budget": {"epsilon_nano": 8000000000},
+	"cost": {"epsilon_nano": 5000000000},
 	"derived": {"noise_multiplier_ppm": 800000},
 }
 
@@ -17,10 +16,10 @@ test_a_lesson_is_allowed if {
 
 test_the_announced_call_is_denied_for_its_price if {
 	document := object.union(job, {
-		"cost": {"epsilon_nano": 2267177095700, "budget_epsilon_nano_after": 2267177095700},
+		"cost": {"epsilon_nano": 2267177095700},
 		"derived": {"noise_multiplier_ppm": 50000},
 	})
-	codes(document) == {"price_above_limit", "over_budget", "noise_below_limit"}
+	codes(document) == {"price_above_limit", "noise_below_limit"}
 }
 
 test_an_unknown_purpose_is_denied if {
