@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -108,8 +108,8 @@ class _Archive:
         with self._archive.open(member.entry) as stream, path.open("wb") as target:
             stream.read(member.header_bytes)
             _copy(stream, target, member.data_bytes)
-        order = "F" if member.fortran_order else "C"
-        mapped: Array = np.memmap(path, member.dtype, "r", shape=member.shape, order=order)
+        order: Literal["F", "C"] = "F" if member.fortran_order else "C"
+        mapped: Array = np.memmap(path, member.dtype, mode="r", shape=member.shape, order=order)
         return mapped
 
 
