@@ -253,7 +253,7 @@ def test_bad_columns_are_refused_by_their_name(
 class Bomb:
     """Unpickling this would tell; nothing may unpickle it."""
 
-    opened: list[str] = []  # noqa: RUF012
+    opened: list[str] = []
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return Bomb.opened.append, ("boom",)
