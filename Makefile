@@ -48,6 +48,9 @@ rego: servers ## OPA's own checks and tests of the library and the examples
 bench: .venv/.dev ## tables of ratios, JSON in benchmarks/results
 	$(BIN)/python -m benchmarks
 
+docs: .venv/.demo ## make docs/reference from the code again
+	$(BIN)/python -m docs.generate
+
 servers: ## PostgreSQL, Redis and opa, installed where they are missing
 	@OPA_VERSION=$(OPA_VERSION) ./.ci/servers
 

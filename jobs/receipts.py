@@ -8,6 +8,7 @@ claim more than the accountant charged: ε is that of all charged rounds, repeat
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import sqlalchemy as sa
@@ -120,6 +121,12 @@ def _model(session: Session, job: Job) -> dict[str, Any] | None:
     }
 
 
+def _rounded_up(epsilon: float) -> str:
+    """Four significant digits, rounded up: a statement must not promise more than was charged."""
+    four = Context(prec=4, rounding=ROUND_CEILING)
+    return f"{four.create_decimal(repr(epsilon)).normalize():f}"
+
+
 def _statement(job: Job, population: Population, plan: TrainingPlan, epsilon: float) -> str:
     """The paragraph for people."""
     if job.rounds_charged == 0:
@@ -135,6 +142,6 @@ def _statement(job: Job, population: Population, plan: TrainingPlan, epsilon: fl
         f" {plan.noise_multiplier:g} times the largest influence one {population.privacy_unit} can"
         f" have.{repeated} Whoever sees everything this job released can tell whether any single"
         f" {population.privacy_unit} among {job.population_clients} took part only within"
-        f" ε = {epsilon:.4g} at δ = {float(job.delta):g}. This job is one of several on the same"
-        f" people; their total is bounded by the population's budget, kept in the ledger."
+        f" ε = {_rounded_up(epsilon)} at δ = {float(job.delta):g}. This job is one of several on the"
+        f" same people; their total is bounded by the population's budget, kept in the ledger."
     )

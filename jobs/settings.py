@@ -34,7 +34,8 @@ class Settings(BaseSettings):
         minimum_population_clients: floor on the population's public size.
         rounds_per_block: rounds charged by one ledger entry.
         lease_seconds: how long a worker may be silent before its job is given to another.
-        reservation_seconds: how long an admitted job may wait for its end before it expires.
+        reservation_seconds: how long an admitted job may wait for people or a worker before it
+            expires.
         maximum_attempts: claims of one job before it fails for good.
         rehint_seconds: a queued job is announced again after this long without a worker.
         round_deadline_seconds: longest computation of one round inside the sandbox.

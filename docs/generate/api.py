@@ -36,7 +36,7 @@ def page() -> str:
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(GatewaySettings(state_dir=Path(folder)))
         roles = {
-            (method.lower(), context.path): openapi.roles_of(context)
+            (method.lower(), str(context.path)): openapi.roles_of(context)
             for context in openapi.api_routes(app)
             for method in context.methods or ()
         }

@@ -100,7 +100,7 @@ def unfreeze(population: Population, reason: Because, form: Format = Form.table)
 @app.command("quota")
 def quota(
     population: Population,
-    researcher: Annotated[str, typer.Option(help="Id of the researcher's account.")],
+    researcher: Annotated[str, typer.Option(help="Id or address of the researcher's account.")],
     epsilon: Annotated[float, typer.Option(help="ε of the share.")],
     form: Format = Form.table,
 ) -> None:
