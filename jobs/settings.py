@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "PRIVACY_GATEWAY_"
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class Settings(BaseSettings):
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
         import_directories: server-side directories data may be registered from, `:`-separated.
         alive_file: a worker touches it whenever the database took its sign of life; a container's
             health check looks at its age. None for no such file.
-        log_level: a name of `logging`.
+        log_level: least serious log line that is written.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", populate_by_name=True)
@@ -84,7 +86,7 @@ class Settings(BaseSettings):
     import_directories: str = ""
 
     alive_file: Path | None = None
-    log_level: str = "INFO"
+    log_level: Annotated[LogLevel, BeforeValidator(str.upper)] = "INFO"
 
     def database(self) -> str:
         """The database URL in force: the configured one, else SQLite below `state_dir`."""

@@ -91,6 +91,8 @@ def _meaning(text: str) -> str:
 def _kind(field: FieldInfo) -> str:
     """Type and bounds in words."""
     kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind]
+    if isinstance(kinds[0], str):
+        return ", ".join(code(kind) for kind in kinds)
     kind = next(kind for kind in kinds if kind is not type(None))
     bounds = [
         f"{sign} {value:,}" if isinstance(value, int) else f"{sign} {value:g}"
