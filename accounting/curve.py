@@ -118,6 +118,12 @@ def standalone_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float
         delta: the budget's δ.
     """
     check_count("rounds", rounds, MAX_ROUNDS)
+    return _standalone_epsilon(mechanism, rounds, delta)
+
+
+@lru_cache(maxsize=4096)
+def _standalone_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float:
+    """A request is priced before the lock, under it, and before each block: the same each time."""
     quick = optimum.least_epsilon(mechanism, rounds, delta, _divergence)
     if quick is not None:
         return quick
