@@ -71,7 +71,8 @@ class Job(SQLModel, table=True):
         CheckConstraint("epsilon_nano >= 0", name="job_epsilon"),
         CheckConstraint("fence >= 0 AND attempt >= 0", name="job_fence"),
         CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="job_lease"),
-        Index("job_by_researcher", "researcher_id", "created_at"),
+        # Covers the count of a researcher's jobs on a population, asked on every quote.
+        Index("job_by_researcher", "researcher_id", "population_id", "created_at"),
         Index("job_by_status", "status", "updated_at"),
         Index("job_by_population", "population_id", "created_at"),
     )

@@ -155,7 +155,9 @@ def _job() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("job_by_population", "job", ["population_id", "created_at"], unique=False)
-    op.create_index("job_by_researcher", "job", ["researcher_id", "created_at"], unique=False)
+    op.create_index(
+        "job_by_researcher", "job", ["researcher_id", "population_id", "created_at"], unique=False
+    )
     op.create_index("job_by_status", "job", ["status", "updated_at"], unique=False)
 
 
