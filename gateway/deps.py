@@ -17,6 +17,7 @@ from gateway.settings import GatewaySettings
 from jobs.principal import Principal
 from jobs.services import Services
 from policies.engine import PolicyEngine
+from policies.verdict import APPROVER_ROLES
 from privacy_gateway.schemas import Role
 
 EVERYBODY: tuple[Role, ...] = ("admin", "owner", "researcher", "auditor")
@@ -89,5 +90,5 @@ Owner = Annotated[Principal, allow("owner", "admin")]
 OwnerOrAuditor = Annotated[Principal, allow("owner", "auditor", "admin")]
 Researcher = Annotated[Principal, allow("researcher")]
 Pricer = Annotated[Principal, allow("researcher", "owner")]
-Approver = Annotated[Principal, allow("owner", "auditor", "admin")]
+Approver = Annotated[Principal, allow(*APPROVER_ROLES)]
 Canceller = Annotated[Principal, allow("researcher", "owner", "admin")]

@@ -6,7 +6,7 @@ never touch a database, so that a slow examination never holds the writer's lock
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from policies.ask import judge
@@ -24,6 +24,9 @@ from policies.verdict import Verdict
 from privacy_gateway.errors import FieldError, Refused
 
 MOST_PROBLEMS = 50
+
+Answer = tuple[Verdict, Fault | None, str]
+"""What an engine said about a probe: the verdict, what went wrong, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +142,65 @@ def _of_probes(
             answers = [_answer(engine, revision, probe) for engine in engines]
             problems |= dict.fromkeys(_disagreement(engines, answers, probe))
             refused = floor(probe.question.document)
-            if not refused and any(verdict.outcome != "deny" for verdict, _ in answers):
+            if not refused and any(verdict.outcome != "deny" for verdict, *_ in answers):
                 problems[_let_through(probe, answers)] = None
         for probe in samples(revision.source):
             answers = [_answer(engine, revision, probe) for engine in engines]
             problems |= dict.fromkeys(_disagreement(engines, answers, probe))
+            problems |= dict.fromkeys(_undecided(engines, answers, probe))
     except TextRefused as refused_text:
         problems[FieldError("source", refused_text.message)] = None
-    return list(problems)
+    return _first_of_each(problems)
 
 
-def _answer(engine: PolicyEngine, revision: Revision, probe: Probe) -> tuple[Verdict, Fault | None]:
+def _answer(engine: PolicyEngine, revision: Revision, probe: Probe) -> Answer:
     """A verdict, where an engine that gives no answer is a failure and no denial."""
     evaluation = engine.evaluate(revision, probe.question.canonical, DEADLINE_SECONDS)
     verdict, fault, detail = judge(evaluation)
     if fault is not None and code_of(fault) == "policy_unavailable" and fault is not Fault.TIMEOUT:
         raise EngineFailed(fault, f"{engine.name}: {detail}")
-    return verdict, fault
+    return verdict, fault, detail
 
 
-def _let_through(probe: Probe, answers: list[tuple[Verdict, Fault | None]]) -> FieldError:
-    outcome = next(verdict.outcome for verdict, _ in answers if verdict.outcome != "deny")
+def _undecided(
+    engines: Sequence[PolicyEngine], answers: list[Answer], probe: Probe
+) -> Iterator[FieldError]:
+    """An ordinary job must be decided, one way or the other; else it would be a `policy_error`."""
+    for engine, (_, fault, detail) in zip(engines, answers, strict=True):
+        if fault is None or code_of(fault) != "policy_error":
+            continue
+        hint = f"; {_UNDEFINED_HINT}" if fault is Fault.UNDEFINED else ""
+        message = f"no readable decision on an ordinary job ({engine.name}): {detail}{hint}"
+        yield FieldError("source", message, probe.name)
+
+
+_UNDEFINED_HINT = (
+    "a rule of the library that does not apply is undefined and makes a set such as "
+    "{approvals.by_above(…)} undefined with it: write `approve contains approvals.by_above(…)` "
+    "and give `approve` to the answer"
+)
+
+
+def _first_of_each(problems: Iterable[FieldError]) -> list[FieldError]:
+    """One example of each message: a fault that every sample meets is told once."""
+    first: dict[tuple[str, str], FieldError] = {}
+    for problem in problems:
+        first.setdefault((problem.field, problem.message), problem)
+    return list(first.values())
+
+
+def _let_through(probe: Probe, answers: list[Answer]) -> FieldError:
+    outcome = next(verdict.outcome for verdict, *_ in answers if verdict.outcome != "deny")
     purpose = probe.question.document["job"]["purpose"]
     message = f"probe {probe.name} (purpose {purpose!r}) must be denied, the policy says {outcome}"
     return FieldError("source", message)
 
 
 def _disagreement(
-    engines: Sequence[PolicyEngine], answers: list[tuple[Verdict, Fault | None]], probe: Probe
+    engines: Sequence[PolicyEngine], answers: list[Answer], probe: Probe
 ) -> Iterator[FieldError]:
     first = answers[0][0].as_dict()
-    for engine, (verdict, _) in zip(engines, answers, strict=True):
+    for engine, (verdict, *_) in zip(engines, answers, strict=True):
         if verdict.as_dict() != first:
             names = f"{engines[0].name} and {engine.name}"
             yield FieldError("source", f"{names} answer {probe.name} differently")

@@ -11,17 +11,19 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 from policies import question as asked
 from policies.question import Question
 from policies.text import tokens
+from privacy_gateway.schemas import Role
 
 Floor = Callable[[Mapping[str, Any]], bool]
 """True when the floors in Python refuse the job of an input document, whatever a policy says."""
 
 UNKNOWN_PURPOSE = "gateway-probe-unknown-purpose"
 MOST_PURPOSES = 12
+MOST_SAMPLED = 6
 _EPSILON = 1_000_000_000
 _BUDGET = 8 * _EPSILON
 
@@ -69,15 +71,41 @@ def must_deny(source: str, *, moment: datetime | None = None) -> Iterator[Probe]
 
 
 def samples(source: str, *, moment: datetime | None = None) -> Iterator[Probe]:
-    """Ordinary jobs, cheap and dear, on which all engines must answer alike."""
-    choices = product(purposes(source)[:6], (1, 20, 500), (0.5, 1.1), (10, 300))
+    """Ordinary jobs, cheap and dear: all engines must decide them, and alike."""
+    tried = purposes(source)[:MOST_SAMPLED]
+    choices = product(tried, (1, 20, 500), (0.5, 1.1), (10, 300))
     for purpose, rounds, noise, cohort in choices:
         document = _with_cohort(_with_noise(_document(purpose, moment), noise), cohort)
         document["job"]["rounds"] = rounds
-        price = rounds * _EPSILON // 100
-        document["cost"]["epsilon_nano"] = price
-        document["cost"]["budget_epsilon_nano_after"] = price
-        yield Probe(f"sample_{rounds}_{noise}_{cohort}", _question(document))
+        priced = _costing(document, rounds * _EPSILON // 100)
+        yield Probe(f"sample_{rounds}_{noise}_{cohort}", _question(priced))
+    for purpose in tried:
+        yield from _occasions(_document(purpose, moment))
+
+
+def _occasions(base: dict[str, Any]) -> Iterator[Probe]:
+    """One cheap job, asked for by everybody, at any price, again and at an odd hour.
+
+    A rule that is undefined on one side of its limit shows itself only when both sides are asked.
+    """
+    cheap = _costing(base, 1)
+    for role in get_args(Role):
+        document = deepcopy(cheap)
+        document["subject"]["roles"] = [role]
+        yield Probe(f"sample_by_{role}", _question(document))
+    for price in (_EPSILON // 1000, _EPSILON, _BUDGET):
+        yield Probe(f"sample_for_{price}_nano", _question(_costing(base, price)))
+    again = deepcopy(cheap)
+    again["history"] = {
+        "jobs_by_subject": 1,
+        "charged_epsilon_nano_by_subject": 1,
+        "last_job_time": "2026-01-05T08:00:00.000000Z",
+    }
+    yield Probe("sample_again", _question(again))
+    at_night = deepcopy(cheap)
+    moment = datetime(2026, 3, 7, 23, 30, tzinfo=UTC)
+    at_night["request"] |= asked.moment_of(moment)
+    yield Probe("sample_on_a_saturday_night", _question(at_night))
 
 
 def purposes(source: str) -> list[str]:
@@ -126,11 +154,15 @@ def _question(document: dict[str, Any]) -> Question:
     return Question.of_document(document)
 
 
-def _over_budget(base: dict[str, Any]) -> dict[str, Any]:
+def _costing(base: dict[str, Any], price: int) -> dict[str, Any]:
     document = deepcopy(base)
-    document["cost"]["epsilon_nano"] = 10 * _BUDGET
-    document["cost"]["budget_epsilon_nano_after"] = 10 * _BUDGET
+    document["cost"]["epsilon_nano"] = price
+    document["cost"]["budget_epsilon_nano_after"] = price
     return document
+
+
+def _over_budget(base: dict[str, Any]) -> dict[str, Any]:
+    return _costing(base, 10 * _BUDGET)
 
 
 def _with_noise(base: dict[str, Any], noise: float | str) -> dict[str, Any]:

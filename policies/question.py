@@ -194,7 +194,7 @@ def build(
     return Question.of_document(
         {
             "schema": SCHEMA,
-            "request": _request(request_id, kind, at),
+            "request": {"id": request_id, "kind": kind, **moment_of(at)},
             "subject": _plain(subject),
             "dataset": _plain(dataset),
             "job": _plain(job),
@@ -220,13 +220,16 @@ def input_schema() -> Mapping[str, Any]:
     return schema
 
 
-def _request(request_id: str, kind: Kind, at: datetime) -> dict[str, Any]:
+def moment_of(at: datetime) -> dict[str, Any]:
+    """The members of `request` that tell the time.
+
+    Raises:
+        ValueError: a time without a zone.
+    """
     if at.tzinfo is None:
         raise ValueError("a time without a zone has no place in a question")
     moment = at.astimezone(UTC)
     return {
-        "id": request_id,
-        "kind": kind,
         "time": rfc3339(moment),
         "time_ns": micros(moment) * 1000,
         "weekday": _WEEKDAYS[moment.weekday()],

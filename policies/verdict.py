@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from policies.errors import Fault, Undecided
 from privacy_gateway import canonical
+from privacy_gateway.schemas import Role
 
 Outcome = Literal["allow", "needs_approval", "deny"]
 Limit = str | int | float | bool | None | tuple[str | int | float | bool, ...]
@@ -21,7 +22,8 @@ Limit = str | int | float | bool | None | tuple[str | int | float | bool, ...]
 OUTPUTS = frozenset({"weights", "dp_metrics", "receipt"})
 ISOLATION = ("per_job", "per_client_group")
 """Known isolations, weakest first."""
-APPROVER_ROLES = frozenset({"owner", "admin", "auditor", "researcher"})
+APPROVER_ROLES: tuple[Role, ...] = ("owner", "auditor", "admin")
+"""Roles that can decide about somebody's job; the door admits these and no others."""
 UNDEFINED = "<undefined>"
 """What the embedded engine prints for an undefined value; no member of an answer may be it."""
 
@@ -226,7 +228,7 @@ def _approval(value: Any, path: str) -> Approval:
     item = _object(value, path, _APPROVAL, _APPROVAL)
     role = _text(item["role"], f"{path}.role", 64)
     if role not in APPROVER_ROLES:
-        raise _malformed(f"{path}.role is unknown")
+        raise _malformed(f"{path}.role is none of {', '.join(sorted(APPROVER_ROLES))}")
     return Approval(
         role,
         _whole(item["count"], f"{path}.count", 1, 100),

@@ -2,7 +2,8 @@
 # title: Answers
 # description: |
 #   The whole decision from its parts. It allows exactly when nothing denies; the gateway itself
-#   waits for approvals and enforces obligations.
+#   waits for approvals and enforces obligations. Give it sets that rules with `contains` make: a
+#   set written in braces is undefined as soon as one member is, and so is the whole decision.
 package gateway.answer
 
 # METADATA

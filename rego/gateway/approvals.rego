@@ -14,7 +14,9 @@ by(role, count_of_people, hours) := {
 }
 
 # METADATA
-# description: As `by`, but only for jobs that cost more than this, in billionths of ε.
+# description: |
+#   As `by`, but only for jobs that cost more than this, in billionths of ε. Undefined for others:
+#   write `approve contains approvals.by_above(…)`, never `{approvals.by_above(…)}`.
 by_above(limit, role, count_of_people, hours) := by(role, count_of_people, hours) if {
 	not number.at_most(object.get(input, ["cost", "epsilon_nano"], null), limit)
 }

@@ -176,6 +176,79 @@ def test_without_the_floors_the_policy_itself_must_deny_every_probe(
     assert "probe cohort_of_one" in problems
 
 
+HALF_DECIDED = """package owner.course
+
+import data.gateway.answer
+import data.gateway.approvals
+import data.gateway.people
+import data.gateway.price
+
+deny contains people.purpose_in({"teaching"})
+
+decision := answer.of(deny, %s, set())
+"""
+BY_ABOVE = 'approvals.by_above(price.one, "owner", 1, 48)'
+DEAR_IS_APPROVED = """package owner.course_test
+
+import data.owner.course
+
+test_dear_jobs_wait if {
+	count(course.decision.approvals) == 1 with input as {
+		"job": {"purpose": "teaching"},
+		"cost": {"epsilon_nano": 5000000000},
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("approvals", "fault"),
+    [
+        pytest.param(f"{{{BY_ABOVE}}}", "defines no decision", id="undefined when cheap"),
+        pytest.param(
+            f'{{x | x := {BY_ABOVE}}} | {{y | y := {{"role": "owner", "count": 0}}; '
+            "input.cost.epsilon_nano < 5000}",
+            "decision.approvals lacks within_hours",
+            id="malformed when cheap",
+        ),
+        pytest.param(
+            f'{{x | x := {BY_ABOVE}; input.subject.roles[0] == "researcher"}} | '
+            '{y | y := approvals.by("dean", 1, 1); input.cost.epsilon_nano > 1000000000}',
+            "decision.approvals.role is none of admin, auditor, owner",
+            id="nobody has that role",
+        ),
+    ],
+)
+def test_a_policy_that_decides_only_some_jobs_is_refused(
+    embedded: EmbeddedEngine, approvals: str, fault: str
+) -> None:
+    revision = Revision.of_text(HALF_DECIDED % approvals, DEAR_IS_APPROVED)
+    problems = examine([embedded], revision, floor=FLOOR).problems
+    assert any(fault in error.message and error.field == "source" for error in problems), problems
+    messages = [error.message for error in problems]
+    assert len(messages) == len(set(messages)), "a fault is told once"
+
+
+@pytest.mark.parametrize("role", ["researcher", "dean"])
+def test_an_approval_nobody_can_give_is_refused(embedded: EmbeddedEngine, role: str) -> None:
+    source = HALF_DECIDED % f'{{approvals.by("{role}", 1, 48)}}'
+    revision = Revision.of_text(source, DEAR_IS_APPROVED)
+    problems = examine([embedded], revision, floor=FLOOR).problems
+    assert any("decision.approvals.role" in error.message for error in problems), problems
+
+
+def test_an_undefined_decision_is_refused_with_the_way_to_write_it(
+    embedded: EmbeddedEngine,
+) -> None:
+    wrong = Revision.of_text(HALF_DECIDED % f"{{{BY_ABOVE}}}", DEAR_IS_APPROVED)
+    problems = examine([embedded], wrong, floor=FLOOR).problems
+    assert "approve contains" in problems[0].message
+    for right in (f"{{x | x := {BY_ABOVE}}}", "approve"):
+        source = f"{HALF_DECIDED % right}\napprove contains {BY_ABOVE}\n"
+        examined = examine([embedded], Revision.of_text(source, DEAR_IS_APPROVED), floor=FLOOR)
+        assert examined.problems == ()
+
+
 def test_the_probes_cover_what_no_policy_may_allow() -> None:
     names = {probe.name for probe in must_deny(SOURCE)}
     assert names == {
