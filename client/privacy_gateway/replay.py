@@ -19,8 +19,16 @@ Vector = tuple[int, ...]
 Finding = tuple[str, str]
 
 RELATIVE_TOLERANCE: Final = 1e-6
-# One unit for rounding up, and a tenth for the digits dp-accounting loses near 1.
-UNITS_TOLERANCE: Final = 1.2
+# Prices are rounded up, so at most one unit too much and never too little; a fifth for the digits
+# that are lost near 1.
+UNITS_TOLERANCE: Final = 0.2
+
+# A forged number must be refused, not computed with: one price could take all memory.
+MAX_EPSILON_NANO: Final = 10**13
+MAX_COUNT: Final = 10**9
+MAX_ROUNDS: Final = 10**6
+_NOISES: Final = ("noise_multiplier", "clip_count_noise")
+_COUNTS: Final = ("clients", "clients_per_round", "steps")
 
 _ZERO: Final = (0,) * len(rdp.ORDERS)
 _ORDER_NAMES: Final = [f"{order:g}" for order in rdp.ORDERS]
@@ -35,6 +43,7 @@ class Job:
     per_round: Vector
     researcher: str
     rounds: int
+    whole: bool = False
     charged: int = 0
     closed: bool = False
     fence: int = 0
@@ -69,15 +78,17 @@ class Prices:
             return
         if digest not in self._curves:
             try:
+                _check_mechanism(mechanism)
                 self._curves[digest] = rdp.curve(mechanism)
-            except (ValueError, OverflowError) as error:
+            except (ValueError, ArithmeticError) as error:
                 yield "price", f"the mechanism cannot be priced: {error}"
                 return
         for order, stated, nats in zip(
             rdp.ORDERS, leaf["per_round"], self._curves[digest], strict=True
         ):
             exact = nats * rdp.PICO
-            if abs(stated - exact) > RELATIVE_TOLERANCE * exact + UNITS_TOLERANCE:
+            slack = RELATIVE_TOLERANCE * exact + UNITS_TOLERANCE
+            if not max(1, exact - slack) <= stated <= exact + slack + 1:
                 yield (
                     "price",
                     f"order {order:g}: {stated} pico-nats a round stated, {exact:.1f} recomputed",
@@ -103,6 +114,7 @@ class Population:
             "deny": self._nothing,
         }
         self.name = ""
+        self.clients = 0
         self.epsilon_nano = 0
         self.delta = "0"
         self.weights: Vector = ()
@@ -115,11 +127,13 @@ class Population:
 
     def apply(self, leaf: Mapping[str, Any]) -> list[Finding]:
         """Take one entry; returns what is wrong with it, empty when nothing is."""
+        if (leaf.get("kind") == "open") != (leaf.get("seq") == 1):
+            return [("rule", "a chain begins with its opening entry, and has no other")]
         try:
             rule = self._rules[leaf["kind"]]
             findings = list(rule(leaf))
             findings.extend(self._balance(leaf["balance"]))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             return [("rule", f"a member is missing or of the wrong type: {error!r}")]
         return findings
 
@@ -141,32 +155,41 @@ class Population:
     def _open(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         terms = leaf["terms"]
         self.name = leaf["name"]
-        self.epsilon_nano, self.delta = terms["epsilon_nano"], terms["delta"]
-        self.weights = tuple(terms["weights"])
-        clients = leaf["clients"]
+        self.clients = _whole(leaf["clients"], "clients", MAX_COUNT)
+        self.epsilon_nano = _whole(terms["epsilon_nano"], "epsilon_nano", MAX_EPSILON_NANO)
+        self.delta, self.weights = terms["delta"], tuple(terms["weights"])
         if terms["orders"] != _ORDER_NAMES:
             yield "terms", "the orders are not the house grid"
         if sum(self.weights) > rdp.FEMTO or min(self.weights) <= 0:
             yield "terms", "the weights are not shares of one δ"
-        if not 1e-12 <= float(self.delta) <= min(1e-3, 1.0 / (10.0 * clients)):
-            yield "terms", f"δ = {self.delta} is outside its bounds for {clients} clients"
+        if not 1e-12 <= float(self.delta) <= min(1e-3, 1.0 / (10.0 * self.clients)):
+            yield "terms", f"δ = {self.delta} is outside its bounds for {self.clients} clients"
         self.limits = rdp.limits(self.epsilon_nano, self.delta, self.weights)
 
     def _grant(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         if leaf["epsilon_nano"] <= 0 or not leaf["reason"].strip():
             yield "rule", "a grant must be positive and give a reason"
-        self.epsilon_nano += leaf["epsilon_nano"]
+        total = self.epsilon_nano + leaf["epsilon_nano"]
+        self.epsilon_nano = _whole(total, "epsilon_nano", MAX_EPSILON_NANO)
         self.limits = rdp.limits(self.epsilon_nano, self.delta, self.weights)
 
     def _reserve(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         yield from self._prices.findings(leaf)
+        _whole(leaf["rounds"], "rounds", MAX_ROUNDS)
         cost, name, researcher = _cost(leaf), leaf["job"], leaf["researcher"]
+        mechanism = leaf["mechanism"]
+        if mechanism.get("clients", self.clients) != self.clients:
+            yield "price", f"job {name} is priced for {mechanism['clients']} clients"
         if name in self.jobs:
             yield "rule", f"job {name} reserved twice"
         if self.frozen:
             yield "rule", f"job {name} reserved while frozen"
         self.jobs[name] = Job(
-            leaf["mechanism_digest"], tuple(leaf["per_round"]), researcher, leaf["rounds"]
+            leaf["mechanism_digest"],
+            tuple(leaf["per_round"]),
+            researcher,
+            leaf["rounds"],
+            whole=mechanism["kind"] == "tree_gaussian",
         )
         self.reserved = _plus(self.reserved, cost)
         if not rdp.fits(self.limits, self.charged, self.reserved):
@@ -179,7 +202,20 @@ class Population:
     def _charge(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         job = self.jobs[leaf["job"]]
         yield from self._same_job(leaf, job)
-        rounds, first, attempt = leaf["rounds"], leaf["round_first"], leaf["attempt"]
+        yield from self._block(leaf, job)
+        cost = _cost(leaf)
+        share = self.shares[job.researcher]
+        self.charged, self.reserved = _plus(self.charged, cost), _minus(self.reserved, cost)
+        share.charged, share.reserved = _plus(share.charged, cost), _minus(share.reserved, cost)
+        self.rounds_charged += leaf["rounds"]
+        if not rdp.fits(self.limits, self.charged, self.reserved):
+            yield "filter", f"no order is within its limit after a charge of job {leaf['job']}"
+
+    def _block(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
+        """A charge takes rounds of its own attempt once, within the reservation."""
+        rounds, first, attempt = (
+            _whole(leaf[name], name, MAX_COUNT) for name in ("rounds", "round_first", "attempt")
+        )
         if self.frozen:
             yield "rule", f"job {leaf['job']} charged while frozen"
         if leaf["fence"] < job.fence:
@@ -188,15 +224,10 @@ class Population:
         if not _add_block(job.blocks.setdefault(attempt, []), first, first + rounds):
             yield "rule", f"job {leaf['job']} charged a round twice in attempt {attempt}"
         job.charged += rounds
-        if rounds < 1 or job.charged > job.rounds:
+        if job.charged > job.rounds:
             yield "rule", f"job {leaf['job']} charged more than it had reserved"
-        cost = _cost(leaf)
-        share = self.shares[job.researcher]
-        self.charged, self.reserved = _plus(self.charged, cost), _minus(self.reserved, cost)
-        share.charged, share.reserved = _plus(share.charged, cost), _minus(share.reserved, cost)
-        self.rounds_charged += rounds
-        if not rdp.fits(self.limits, self.charged, self.reserved):
-            yield "filter", f"no order is within its limit after a charge of job {leaf['job']}"
+        if job.whole and rounds != job.rounds:
+            yield "rule", f"job {leaf['job']} charged a part of what is charged whole"
 
     def _void(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         job = self.jobs[leaf["job"]]
@@ -224,7 +255,8 @@ class Population:
 
     def _quota(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         terms = leaf["quota"]
-        if sum(terms["weights"]) > rdp.FEMTO:
+        _whole(terms["epsilon_nano"], "epsilon_nano", MAX_EPSILON_NANO)
+        if sum(terms["weights"]) > rdp.FEMTO or min(terms["weights"]) <= 0:
             yield "terms", "the quota's weights are not shares of one δ"
         share = self.shares.setdefault(leaf["researcher"], Share())
         share.limits = rdp.limits(terms["epsilon_nano"], self.delta, terms["weights"])
@@ -255,6 +287,23 @@ def _add_block(blocks: list[tuple[int, int]], start: int, end: int) -> bool:
     )
     blocks.insert(place, (start, end))
     return clear
+
+
+def _check_mechanism(mechanism: Mapping[str, Any]) -> None:
+    """ValueError for a number that no plan can have."""
+    for name in _NOISES:
+        if name in mechanism and not 0.01 <= float(mechanism[name]) <= 1e4:
+            raise ValueError(f"{name} {mechanism[name]} is outside 0.01 to 1e4")
+    for name in _COUNTS:
+        if name in mechanism:
+            _whole(mechanism[name], name, MAX_COUNT)
+
+
+def _whole(value: Any, name: str, most: int) -> int:
+    """A whole number from 1 to `most`; a bool is none."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} is not a whole number from 1 to {most}")
+    return value
 
 
 def _cost(leaf: Mapping[str, Any]) -> Vector:

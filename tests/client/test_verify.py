@@ -15,7 +15,7 @@ from accounting import ledger
 from accounting.curve import price
 from accounting.mechanism import Mechanism
 from kit.db import Database
-from privacy_gateway import canonical, chain
+from privacy_gateway import canonical, chain, rdp
 from privacy_gateway.verify import Report, verify
 from tests.accounting.support import (
     NOW,
@@ -300,9 +300,77 @@ def a_tiny_quota(leaf: Leaf) -> None:
     leaf["quota"]["weights"] = [10**15] * 16
 
 
+def opened_a_second_time(leaf: Leaf) -> None:
+    more = leaf["balance"]["epsilon_nano"] + 992_000_000_000
+    leaf["kind"], leaf["name"], leaf["clients"] = "open", "again", 1000
+    leaf["terms"] = {
+        "epsilon_nano": more,
+        "delta": "1e-06",
+        "weights": list(rdp.default_weights(more, "1e-06", rdp.ORDERS)),
+        "orders": [f"{order:g}" for order in rdp.ORDERS],
+    }
+    leaf["balance"]["epsilon_nano"] = more
+
+
+def not_opened(leaf: Leaf) -> None:
+    leaf["kind"] = "note"
+
+
+def nobody_there(leaf: Leaf) -> None:
+    leaf["clients"] = 0
+
+
+def beyond_every_double(leaf: Leaf) -> None:
+    leaf["clients"] = 10**400
+
+
+def an_epsilon_beyond_every_double(leaf: Leaf) -> None:
+    leaf["terms"]["epsilon_nano"] = 10**400
+
+
+def priced_for_a_larger_population(leaf: Leaf) -> None:
+    """q a million times too small: nearly free, and honest about its own price."""
+    mechanism = Mechanism("poisson_gaussian", 1.0, 10**9, 10)
+    leaf["mechanism"], leaf["mechanism_digest"] = mechanism.canonical(), mechanism.digest
+    leaf["per_round"] = list(price(mechanism).per_round)
+    leaf["cost"] = [part * leaf["rounds"] for part in leaf["per_round"]]
+
+
+def for_nothing(leaf: Leaf) -> None:
+    mechanism = Mechanism("poisson_gaussian", 1e4, 1000, 1)
+    leaf["mechanism"], leaf["mechanism_digest"] = mechanism.canonical(), mechanism.digest
+    leaf["per_round"] = [0] * 16
+    leaf["cost"] = [0] * 16
+
+
+def a_price_that_takes_all_memory(leaf: Leaf) -> None:
+    leaf["mechanism"]["noise_multiplier"] = "1e-300"
+    leaf["mechanism_digest"] = canonical.digest(leaf["mechanism"])
+
+
+def a_reservation_that_makes_room(leaf: Leaf) -> None:
+    leaf["rounds"] = -1
+    leaf["cost"] = [-part for part in leaf["per_round"]]
+
+
+def a_round_before_the_first(leaf: Leaf) -> None:
+    leaf["round_first"] = -4
+
+
 @pytest.mark.parametrize(
     ("seq", "change", "kind"),
     [
+        (1, not_opened, "rule"),
+        (1, nobody_there, "rule"),
+        (1, beyond_every_double, "rule"),
+        (1, an_epsilon_beyond_every_double, "rule"),
+        (2, priced_for_a_larger_population, "price"),
+        (2, for_nothing, "price"),
+        (2, a_price_that_takes_all_memory, "price"),
+        (2, a_reservation_that_makes_room, "rule"),
+        (3, a_round_before_the_first, "rule"),
+        (7, opened_a_second_time, "rule"),
+        (12, opened_a_second_time, "rule"),
         (1, another_order, "terms"),
         (2, a_mechanism_nobody_knows, "price"),
         (2, frozen_from_the_start, "balance"),
