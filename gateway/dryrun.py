@@ -1,7 +1,8 @@
 """What a policy revision would decide, tried out: for a new request, or a past one as stored.
 
-Nothing here may record, reserve or charge; and a dry run never tells more than the owner of the
-data set may see anyway.
+A new request is asked in the name of a researcher, because researchers ask for jobs: rules about
+roles, quotas and history would come out wrong for the owner. Nothing here may record, reserve or
+charge; and a dry run never tells more than the owner of the data set may see anyway.
 """
 
 from __future__ import annotations
@@ -21,11 +22,25 @@ from privacy_gateway.errors import Refused
 from privacy_gateway.schemas import JobRequest, Rule
 from privacy_gateway.views import DryRunView
 
+SAMPLE_ID = "usr_sample_researcher"
+"""Nobody's account, so it has no quota and no history."""
+
+
+def sample_researcher(owner: Principal) -> Principal:
+    """A researcher of the owner's organisation who never asked for anything before."""
+    return Principal(SAMPLE_ID, "sample-researcher@invalid", "researcher", owner.organisation)
+
 
 def of_request(
-    services: Services, owner: Principal, revision: Revision, request: JobRequest
+    services: Services, asking: Principal, revision: Revision, request: JobRequest
 ) -> DryRunView:
     """Price and judge a new request under `revision`, as if it decided now.
+
+    Args:
+        services: the outside world.
+        asking: the researcher in whose name it is asked, with quota and history.
+        revision: what would decide.
+        request: the job.
 
     Raises:
         Refused: `invalid_request` on `job.dataset` for another data set; whatever a quote raises.
@@ -34,11 +49,11 @@ def of_request(
         fault = "the request is about another data set than the policy"
         raise Refused("invalid_request", f"job.dataset: {fault}")
     with services.database.read() as session:
-        known = situation.read(session, owner, request.dataset, revision=revision)
+        known = situation.read(session, asking, request.dataset, revision=revision)
     proposal = judgement.propose(services.settings, known, request)
     judged = judgement.judge(
         services,
-        owner,
+        asking,
         known,
         proposal,
         request_id=services.new_id("dry"),

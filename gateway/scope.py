@@ -108,12 +108,21 @@ def researcher_id(session: Session, named: str) -> str:
     Raises:
         Refused: `not_found`.
     """
+    return researcher(session, named).id
+
+
+def researcher(session: Session, named: str) -> Principal:
+    """A researcher as a caller, named by id or address.
+
+    Raises:
+        Refused: `not_found`.
+    """
     wanted: Any = USER.c.email == named.lower() if "@" in named else USER.c.id == named
-    query = sa.select(USER.c.id).where(wanted, USER.c.role == "researcher")
-    found = session.scalar(query)
+    query = sa.select(USER).where(wanted, USER.c.role == "researcher")
+    found = session.execute(query).one_or_none()
     if found is None:
         raise _nothing("researcher")
-    return str(found)
+    return Principal(found.id, found.email, "researcher", found.organisation)
 
 
 def _open_to_researchers() -> sa.ColumnElement[bool]:

@@ -101,10 +101,24 @@ class Owner:
         path = f"/v1/datasets/{dataset_id}/policies/{number}/activate"
         return dict(self._connection.post(path) or {})
 
-    def dry_run(self, dataset_id: str, number: int, job: Mapping[str, Any]) -> dict[str, Any]:
-        """What a revision would decide about a job, without any effect."""
+    def dry_run(
+        self,
+        dataset_id: str,
+        number: int,
+        job: Mapping[str, Any],
+        *,
+        as_researcher: str | None = None,
+    ) -> dict[str, Any]:
+        """What a revision would decide about a job, without any effect.
+
+        Asked in the name of `as_researcher` (id or address), without it in that of a sample
+        researcher of your organisation who has neither quota nor history.
+        """
         path = f"/v1/datasets/{dataset_id}/policies/{number}/dry-run"
-        return dict(self._connection.post(path, {"job": dict(job)}, repeatable=True))
+        body: dict[str, Any] = {"job": dict(job)}
+        if as_researcher is not None:
+            body["as_researcher"] = as_researcher
+        return dict(self._connection.post(path, body, repeatable=True))
 
     def publish_policy(
         self, dataset_id: str, source: str, *, tests: str = "", reason: str = "published"

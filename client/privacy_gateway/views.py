@@ -192,9 +192,14 @@ class RoundMetrics(View):
 
 
 class DryRun(Strict):
-    """Body of `POST /v1/datasets/{id}/policies/{n}/dry-run`: a new request, or a past job's id."""
+    """Body of `POST /v1/datasets/{id}/policies/{n}/dry-run`: a new request, or a past job's id.
+
+    A new request is asked in the name of `as_researcher` (id or address), without it in that of a
+    sample researcher who has neither quota nor history.
+    """
 
     job: JobRequest | Identifier
+    as_researcher: Name | None = None
 
 
 class FindingView(View):

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from sqlalchemy.orm import Session
 
 from gateway import dryrun, scope
 from gateway.body import json_body
 from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import cut
+from jobs.principal import Principal
 from jobs.services import Services
 from kit.clock import rfc3339
 from policies import activation, revisions
 from policies.activation import Examination
 from policies.engine import Revision
 from policies.probes import Floor, floor_of
-from privacy_gateway.errors import invalid
+from privacy_gateway.errors import FieldError, Refused, invalid
 from privacy_gateway.schemas import NewPolicy
 from privacy_gateway.views import DryRun, DryRunView, FindingView, Page, RevisionView, TestView
 
@@ -109,14 +111,32 @@ def dry_run(
     number: Number,
     body: Annotated[DryRun, json_body(DryRun)],
 ) -> DryRunView:
-    """What a revision would decide about a request, new or past; nothing is recorded."""
+    """What a revision would decide about a request, new or past; nothing is recorded.
+
+    A new request is asked in the name of `as_researcher`, or of a sample researcher of the owner's
+    organisation without quota and history; a past one exactly as it was asked.
+    """
     with services.database.read() as session:
         scope.own_dataset(session, caller, dataset_id)
+        asking = _asking(session, caller, body)
         revision = revisions.get(session, dataset_id=dataset_id, number=number)
     activation.refuse_unclean(examiners, revision)
     if isinstance(body.job, str):
         return dryrun.of_past_job(services, caller, revision, body.job)
-    return dryrun.of_request(services, caller, revision, body.job)
+    return dryrun.of_request(services, asking, revision, body.job)
+
+
+def _asking(session: Session, caller: Principal, body: DryRun) -> Principal:
+    """In whose name a new request is tried."""
+    if body.as_researcher is None:
+        return dryrun.sample_researcher(caller)
+    if isinstance(body.job, str):
+        raise invalid("as_researcher", "a past job is asked as it was; leave this out")
+    try:
+        return scope.researcher(session, body.as_researcher)
+    except Refused as refused:
+        fault = FieldError("as_researcher", "names no researcher", body.as_researcher)
+        raise Refused(refused.code, "as_researcher: names no researcher", errors=[fault]) from None
 
 
 def _floor(services: Services) -> Floor:

@@ -178,6 +178,10 @@ def test_a_dry_run_decides_and_reserves_nothing(
     job = write(tmp_path / "job.json", {"job": house.job(purpose="marketing")})
     tried = run("policy", "dry-run", house.dataset.id, 1, job, "--format", "json").json
     assert tried["outcome"] == "deny"
+    assert tried["input"]["subject"]["roles"] == ["researcher"]
+    named = ("--as-researcher", "researcher@example.org", "--format", "json")
+    known = run("policy", "dry-run", house.dataset.id, 1, job, *named).json
+    assert known["input"]["subject"]["id"] == house.gateway.ids["researcher"]
     assert house.owner.budget(house.dataset.population).epsilon_reserved == 0
 
 

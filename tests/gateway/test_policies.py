@@ -119,6 +119,65 @@ def test_a_draft_can_be_tried_before_any_policy_is_active(gateway: Gateway, data
     assert answer["outcome"] == "allow"
 
 
+FOR_PEOPLE = """package clinic
+
+import data.gateway.answer
+import data.gateway.people
+import data.gateway.quota
+
+deny contains people.purpose_in({"research"})
+
+deny contains people.role_in({"researcher"})
+
+deny contains people.organisation_in({"default"})
+
+deny contains quota.jobs_at_most(1)
+
+decision := answer.of(deny, set(), set())
+"""
+
+
+def test_a_dry_run_is_asked_in_the_name_of_a_researcher(gateway: Gateway) -> None:
+    clinic: Clinic = opened(gateway)
+    gateway.add("rosa", "researcher")
+    gateway.ok("rosa", "POST", "/v1/jobs", json=clinic.job())
+    draft = _draft(gateway, clinic.dataset, FOR_PEOPLE)
+    path = f"/v1/datasets/{clinic.dataset}/policies/{draft['number']}/dry-run"
+    body = {"job": clinic.job()}
+
+    sample = gateway.ok("owner", "POST", path, json=body)
+    fresh = gateway.ok(
+        "owner", "POST", path, json=body | {"as_researcher": "Researcher@Example.org"}
+    )
+    rosa = gateway.ok("owner", "POST", path, json=body | {"as_researcher": gateway.ids["rosa"]})
+
+    assert (sample["outcome"], sample["rules"]) == ("allow", [])
+    subject = sample["input"]["subject"]
+    assert (subject["roles"], subject["organisation"]) == (["researcher"], "default")
+    assert subject["id"] not in gateway.ids.values()
+    assert sample["input"]["history"]["jobs_by_subject"] == 0
+    assert (fresh["outcome"], fresh["input"]["subject"]["id"]) == (
+        "allow",
+        gateway.ids["researcher"],
+    )
+    assert rosa["input"]["history"]["jobs_by_subject"] == 1
+    assert [rule["code"] for rule in rosa["rules"]] == ["jobs_above_limit"]
+
+
+def test_a_dry_run_knows_no_other_people(gateway: Gateway) -> None:
+    clinic: Clinic = opened(gateway)
+    job = gateway.ok("researcher", "POST", "/v1/jobs", json=clinic.job())
+    path = f"/v1/datasets/{clinic.dataset}/policies/1/dry-run"
+
+    for named in ("nobody@example.org", "usr_nobody", gateway.ids["owner"]):
+        body = {"job": clinic.job(), "as_researcher": named}
+        refused = gateway.refused("owner", "POST", path, json=body)
+        assert (refused["code"], refused["errors"][0]["field"]) == ("not_found", "as_researcher")
+    past = {"job": job["id"], "as_researcher": gateway.ids["researcher"]}
+    refused = gateway.refused("owner", "POST", path, json=past)
+    assert (refused["code"], refused["errors"][0]["field"]) == ("invalid_request", "as_researcher")
+
+
 def test_decisions_show_the_question_and_the_answer(gateway: Gateway) -> None:
     clinic = opened(gateway)
     job = gateway.ok("researcher", "POST", "/v1/jobs", json=clinic.job())

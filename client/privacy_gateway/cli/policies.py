@@ -63,12 +63,16 @@ def dry_run(
     dataset: DatasetId,
     number: Number,
     job: Annotated[Path, typer.Argument(help="JSON job body, `-` for standard input.")],
+    as_researcher: Annotated[
+        str | None,
+        typer.Option(help="Id or address of the researcher who asks; a sample one by default."),
+    ] = None,
     form: Format = Form.table,
 ) -> None:
     """What a revision would decide about a job; nothing is reserved."""
     asked = read_job(job)
     with connect() as domain:
-        facts(form, domain.owner.dry_run(dataset, number, asked))
+        facts(form, domain.owner.dry_run(dataset, number, asked, as_researcher=as_researcher))
 
 
 @app.command("list")
