@@ -21,8 +21,8 @@ from privacy_gateway.modelspec import measure
 from tests.support.servers import wait_until
 from worker.launcher import Sandbox
 
-MB = 1 << 20
-ALLOWED = 0.6 * 1000 * MB
+MIB = 1 << 20
+ALLOWED = 600 * MIB
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -30,15 +30,15 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     table = Table(
         "memory",
         "peak resident memory",
-        ("process", "MB", "at start MB", "allowed MB", "of the allowed"),
+        ("process", "MiB", "at start MiB", "allowed MiB", "of the allowed"),
     )
     for what, size in _gateway().items():
-        table.add(what, size / MB, None, None, None)
+        table.add(what, size / MIB, None, None, None)
     for model in (LR, MLP, CNN) if sizes.full else (LR, MLP):
         with markets.scratch() as folder:
             peak, start, allowed = _sandbox(model, folder)
         share = peak / allowed
-        table.add(f"sandbox, {model.name}", peak / MB, start / MB, allowed / MB, share)
+        table.add(f"sandbox, {model.name}", peak / MIB, start / MIB, allowed / MIB, share)
     table.notes.append(
         "gateway after start and 200 requests; a sandbox is allowed 0.6 GB, its data and six times "
         "its parameters; resident memory counts mapped files and libraries that are shared"
