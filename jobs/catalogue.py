@@ -90,7 +90,11 @@ def register(
             value=source.clients,
             limit=population.clients,
         )
-    row = _row(manifest, source, owner_id, new_id("ds"), clock.micros(now))
+    paths = (
+        _kept(source.store, state_dir),
+        None if source.test_store is None else _kept(source.test_store, state_dir),
+    )
+    row = _row(manifest, source, paths, owner_id, new_id("ds"), clock.micros(now))
     row.version = 1 + _latest(session, owner_id, manifest.name)
     session.add(row)
     session.flush()
@@ -103,6 +107,17 @@ def get(session: Session, dataset_id: str) -> Dataset:
     if row is None:
         raise Refused("not_found", "there is no such dataset, or it is not yours to see")
     return row
+
+
+def stores(row: Dataset, state_dir: Path) -> tuple[Path, Path | None]:
+    """Where a version's stores lie on this machine: its people's, and the public test set's.
+
+    Rows name stores below `datasets/` of the state directory, so that one that was moved or
+    restored elsewhere still finds them; an absolute name is taken as it is.
+    """
+    home = state_dir.resolve() / FOLDER
+    test = row.test_store_path
+    return home / row.store_path, None if test is None else home / test
 
 
 def set_frozen(session: Session, dataset_id: str, frozen: bool) -> Dataset:
@@ -132,8 +147,20 @@ def _latest(session: Session, owner_id: str, name: str) -> int:
     return session.scalar(query) or 0
 
 
+def _kept(store: Path, state_dir: Path) -> str:
+    """How a row names a store, see `stores`."""
+    home = (state_dir / FOLDER).resolve()
+    found = store.resolve()
+    return (found.relative_to(home) if found.is_relative_to(home) else found).as_posix()
+
+
 def _row(
-    manifest: Manifest, made: Ingested, owner_id: str, dataset_id: str, created_at: int
+    manifest: Manifest,
+    made: Ingested,
+    paths: tuple[str, str | None],
+    owner_id: str,
+    dataset_id: str,
+    created_at: int,
 ) -> Dataset:
     return Dataset(
         id=dataset_id,
@@ -150,8 +177,8 @@ def _row(
         feature_scale=made.feature_scale,
         label_dtype=made.label_dtype,
         classes=manifest.classes,
-        store_path=str(made.store.resolve()),
-        test_store_path=None if made.test_store is None else str(made.test_store.resolve()),
+        store_path=paths[0],
+        test_store_path=paths[1],
         test_examples=made.test_examples,
         tags=list(manifest.tags),
         manifest=manifest.model_dump(mode="json"),

@@ -18,7 +18,8 @@ class Dataset(SQLModel, table=True):
 
     `feature_shape` is the shape of one example's features, `feature_scale` the public factor a
     reader multiplies them with. `store_path` and `test_store_path` are directories of `kit.ragged`
-    with the columns `features` and `label`; the test store is public and holds one client.
+    with the columns `features` and `label`, named below `datasets/` of the state directory
+    (`jobs.catalogue.stores`); the test store is public and holds one client.
     `created_at` is in microseconds since 1970 UTC. A `frozen` version is withdrawn: no new job may
     name it.
     """

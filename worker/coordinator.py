@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accounting.plan import TrainingPlan, plan_of
-from jobs import blocks, recheck, rounds, settlement, tensors
+from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.rounds import Claim
@@ -232,6 +232,7 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         dataset = session.get_one(Dataset, job.dataset_id)
     request = recheck.request_of(job)
     plan = plan_of(request, clients=job.population_clients)
+    store, test_store = catalogue.stores(dataset, services.settings.state_dir)
     return _Work(
         services=services,
         tools=tools,
@@ -239,8 +240,8 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         plan=plan,
         optimizer=ServerOptimizer(**request.algorithm.server_optimizer.model_dump()),
         task=training_task(job.id, request, plan, dataset),
-        store=Path(dataset.store_path),
-        test_store=Path(dataset.test_store_path) if dataset.test_store_path else None,
+        store=store,
+        test_store=test_store,
         heartbeat=heartbeat,
     )
 

@@ -91,8 +91,40 @@ def test_a_version_is_found_again_with_all_that_jobs_need(
         "pop_a", "olga", ["images"], False,
     )  # fmt: skip
     assert [asset["name"] for asset in row.assets] == ["image", "digit"]
-    assert RaggedStore.open(Path(row.store_path)).clients == 3
-    assert row.test_store_path is None
+    store, test_store = catalogue.stores(row, tmp_path / "state")
+    assert RaggedStore.open(store).clients == 3
+    assert test_store is None
+
+
+def test_a_state_directory_may_move(house: Database, source: Path, tmp_path: Path) -> None:
+    public = {"shown": np.zeros((5, 2, 2), np.uint8), "named": [0, 1, 0, 1, 0]}
+    np.savez(source, **np.load(source), **public)
+    split = {"test_features": "shown", "test_label": "named"}
+    with house.unit_of_work() as session:
+        made = register(session, source, tmp_path, **split).id
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    with house.read() as session:
+        row = catalogue.get(session, made)
+    store, test_store = catalogue.stores(row, tmp_path / "elsewhere")
+    assert RaggedStore.open(store).clients == 3
+    assert test_store is not None
+    assert RaggedStore.open(test_store).clients == 1
+
+
+def test_a_store_may_lie_elsewhere(tmp_path: Path) -> None:
+    row = Dataset.model_construct(
+        store_path=str(tmp_path / "people"), test_store_path=str(tmp_path / "public")
+    )
+    assert catalogue.stores(row, tmp_path / "state") == (tmp_path / "people", tmp_path / "public")
+
+
+def test_a_relative_state_directory_is_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = Dataset.model_construct(store_path="abc/train", test_store_path="abc/test")
+    home = tmp_path.resolve() / "state" / "datasets" / "abc"
+    assert catalogue.stores(row, Path("state")) == (home / "train", home / "test")
 
 
 def test_registering_again_is_the_next_version(
