@@ -14,6 +14,8 @@ __all__ = [
     "conflict",
     "frozen",
     "invalid",
+    "log_damaged",
+    "log_refused",
     "price_disagreement",
     "price_overflow",
     "quota_exceeded",
@@ -72,3 +74,20 @@ def price_disagreement(digest: str, order: float, first: float, second: float) -
 def conflict(detail: str, **facts: Any) -> Refused:
     """The call contradicts what the ledger holds."""
     return Refused("conflict", detail, **facts)
+
+
+def log_refused(reason: str, detail: str, **facts: Any) -> Refused:
+    """Log, database and witness contradict each other: nobody may go on as if nothing were.
+
+    `reason` is `rolled_back`, `witness_differs`, `witness_damaged`, `key_exposed`,
+    `key_damaged`, `witness_unreadable` or `log_damaged`.
+    """
+    return Refused("unavailable", detail, reason=reason, **facts)
+
+
+def log_damaged(detail: str) -> Refused:
+    """The stored tree contradicts itself."""
+    return log_refused(
+        "log_damaged",
+        f"the stored log is damaged: {detail}; restore the newest backup of the database",
+    )

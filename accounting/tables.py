@@ -192,10 +192,84 @@ class LedgerEntry(SQLModel, table=True):
     hash: str = _text(64)
 
 
+class LogLeaf(SQLModel, table=True):
+    """Which entry stands at which place of the log. Places are gap-free, from 0.
+
+    A population's entries enter in the order of their `seq`, so its integrated part is a prefix of
+    its chain, and the largest `seq` here tells where to go on.
+    """
+
+    __tablename__ = "log_leaf"
+    __table_args__ = (
+        sa.UniqueConstraint("population_id", "seq", name="log_leaf_entry"),
+        sa.ForeignKeyConstraint(
+            ["population_id", "seq"],
+            ["ledger_entry.population_id", "ledger_entry.seq"],
+            name="log_leaf_of",
+        ),
+        sa.CheckConstraint("place >= 0", name="log_leaf_place"),
+    )
+
+    place: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    population_id: str = _text(64)
+    seq: int = _number()
+
+
+class LogNode(SQLModel, table=True):
+    """Hash of one complete subtree of the log: leaves from place·2^level, 2^level of them."""
+
+    __tablename__ = "log_node"
+    __table_args__ = (
+        sa.CheckConstraint("level BETWEEN 0 AND 62 AND place >= 0", name="log_node_place"),
+        sa.CheckConstraint("length(hash) = 32", name="log_node_hash"),
+    )
+
+    level: int = Field(sa_column=sa.Column(sa.SmallInteger, primary_key=True, autoincrement=False))
+    place: int = Field(sa_column=sa.Column(sa.BigInteger, primary_key=True, autoincrement=False))
+    hash: bytes = Field(sa_column=sa.Column(sa.LargeBinary, nullable=False))
+
+
+class LogCheckpoint(SQLModel, table=True):
+    """A signed statement about the log; `note` is the truth, the rest are indexes into it."""
+
+    __tablename__ = "log_checkpoint"
+    __table_args__ = (
+        sa.CheckConstraint("size >= 1", name="log_checkpoint_size"),
+        sa.CheckConstraint("length(root) = 64", name="log_checkpoint_root"),
+        sa.Index("log_checkpoint_at_size", "size"),
+    )
+
+    id: int = Field(
+        default=None,
+        sa_column=sa.Column(
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+        ),
+    )
+    origin: str = _text(200)
+    size: int = _number()
+    root: str = _text(64)
+    note: str = _text()
+    signed_at: int = _number()
+
+
+class LogKey(SQLModel, table=True):
+    """A public key that has signed checkpoints of this log; kept for ever."""
+
+    __tablename__ = "log_key"
+
+    public: str = Field(sa_column=sa.Column(sa.String(400), primary_key=True))
+    first_signed_at: int = _number()
+
+
 POPULATION: Final = SQLModel.metadata.tables["population"]
 QUOTA: Final = SQLModel.metadata.tables["quota"]
 RESERVATION: Final = SQLModel.metadata.tables["reservation"]
 ENTRY: Final = SQLModel.metadata.tables["ledger_entry"]
+LOG_LEAF: Final = SQLModel.metadata.tables["log_leaf"]
+LOG_NODE: Final = SQLModel.metadata.tables["log_node"]
+LOG_CHECKPOINT: Final = SQLModel.metadata.tables["log_checkpoint"]
+LOG_KEY: Final = SQLModel.metadata.tables["log_key"]
+LOG_TABLES: Final = ("log_leaf", "log_node", "log_checkpoint", "log_key")
 
 for _table in (RESERVATION, ENTRY):
     _table.append_constraint(
@@ -205,43 +279,46 @@ for _table in (RESERVATION, ENTRY):
 _REFUSAL: Final = "ledger entries are append-only"
 
 
-def append_only_statements(dialect: str) -> list[str]:
-    """SQL that forbids UPDATE, DELETE and TRUNCATE of ledger entries.
+def append_only_statements(dialect: str, table: str = "ledger_entry") -> list[str]:
+    """SQL that forbids UPDATE, DELETE and TRUNCATE of what was sealed.
 
     Args:
         dialect: `sqlite` or `postgresql`. Migrations run the same statements as `create_all`.
+        table: `ledger_entry` or one of the log's.
     """
+    refusal = _REFUSAL if table == "ledger_entry" else f"rows of {table} are append-only"
     if dialect == "sqlite":
         return [
-            f"CREATE TRIGGER ledger_entry_no_{verb.lower()} BEFORE {verb} ON ledger_entry "
-            f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
             for verb in ("UPDATE", "DELETE")
         ]
     function = (
-        "CREATE OR REPLACE FUNCTION ledger_entry_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}' USING ERRCODE = 'integrity_constraint_violation'; "
+        f"CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{refusal}' USING ERRCODE = 'integrity_constraint_violation'; "
         "END $$"
     )
     trigger = (
-        "CREATE TRIGGER ledger_entry_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_entry "
-        "FOR EACH STATEMENT EXECUTE FUNCTION ledger_entry_append_only()"
+        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()"
     )
     return [function, trigger]
 
 
-def drop_append_only_statements(dialect: str) -> list[str]:
+def drop_append_only_statements(dialect: str, table: str = "ledger_entry") -> list[str]:
     """The way back, for migrations that go down."""
     if dialect == "sqlite":
-        return [f"DROP TRIGGER IF EXISTS ledger_entry_no_{verb}" for verb in ("update", "delete")]
+        return [f"DROP TRIGGER IF EXISTS {table}_no_{verb}" for verb in ("update", "delete")]
     return [
-        "DROP TRIGGER IF EXISTS ledger_entry_no_change ON ledger_entry",
-        "DROP FUNCTION IF EXISTS ledger_entry_append_only()",
+        f"DROP TRIGGER IF EXISTS {table}_no_change ON {table}",
+        f"DROP FUNCTION IF EXISTS {table}_append_only()",
     ]
 
 
-def _protect(_table: Any, connection: sa.Connection, **_: Any) -> None:
-    for statement in append_only_statements(connection.dialect.name):
+def _protect(table: Any, connection: sa.Connection, **_: Any) -> None:
+    for statement in append_only_statements(connection.dialect.name, table.name):
         connection.exec_driver_sql(statement)
 
 
-sa.event.listen(ENTRY, "after_create", _protect)
+for _table in (ENTRY, LOG_LEAF, LOG_NODE, LOG_CHECKPOINT, LOG_KEY):
+    sa.event.listen(_table, "after_create", _protect)
