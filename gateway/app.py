@@ -2,7 +2,7 @@
 
 Only this module knows which database, engine and threads there are; routes are given `Services`.
 The gateway must never import TensorFlow, and must not serve on a database whose schema is not the
-one this code was written for.
+one this code was written for, or that is older than its witness.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gateway.api import (
     health,
     jobs,
     ledger,
+    log,
     policies,
     populations,
     quotes,
@@ -28,6 +29,7 @@ from gateway.api import (
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
+from jobs.notary import Notary, require_not_rolled_back
 from jobs.queue import Queue
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
@@ -53,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     policies.router,
     quotes.router,
     jobs.router,
+    log.router,
     ledger.router,
     decisions.router,
     health.router,
@@ -68,15 +71,21 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     """
     world = services or open_services(settings)
     examiners = _examiners(world.engine)
+    notary = Notary(world)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         require_current(world.database)
+        if settings.housekeeping:
+            notary.open()
+        else:
+            require_not_rolled_back(world.database, settings)
         queue = Queue(settings.redis_url) if settings.redis_url else None
         housekeeping = Housekeeping(
             world,
             queue.send if queue else None,
             interval_seconds=settings.housekeeping_seconds,
+            also=notary.step,
         )
         if settings.housekeeping:
             housekeeping.start()
@@ -103,7 +112,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     )
     metrics = Metrics(world.database)
     app.state.services, app.state.settings, app.state.metrics = world, settings, metrics
-    app.state.examiners = examiners
+    app.state.examiners, app.state.notary = examiners, notary
     app.add_middleware(Observed, metrics=metrics)
     for router in ROUTERS:
         app.include_router(router)

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import curve
+from accounting import curve, log
 from accounting.plan import TrainingPlan, plan_of
 from accounting.tables import ENTRY, Population
 from jobs.recheck import request_of
@@ -80,6 +80,29 @@ def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str
     }
     body["statement"] = _statement(job, population, plan, epsilon)
     return body
+
+
+def log_proof(session: Session, body: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoint and proof that the job's last entry is in the log, for the body of a receipt.
+
+    The entry seals all before it in its population's chain, so one proof stands for the job. Until
+    a checkpoint covers it, a second or two after the end, `status` is `pending`.
+    """
+    newest = log.latest(session)
+    entry = log.find(session, body["ledger"]["population"], body["ledger"]["last_seq"])
+    if newest is None or entry is None or entry.place >= newest.size:
+        return {"status": "pending"}
+    proof = log.inclusion(session, entry, newest.size)
+    return {
+        "status": "integrated",
+        "seq": entry.seq,
+        "hash": entry.hash,
+        "index": entry.place,
+        "size": proof.size,
+        "root": proof.root.hex(),
+        "path": [part.hex() for part in proof.path],
+        "checkpoint": newest.note,
+    }
 
 
 def _epsilon(job: Job, plan: TrainingPlan) -> float:

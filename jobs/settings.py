@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         maximum_flops_per_round: cap on the training arithmetic of one round.
         maximum_upload_bytes: largest data file taken over HTTP.
         import_directories: server-side directories data may be registered from, `:`-separated.
+        witness_path: file of the log's newest checkpoint, best on another volume than the
+            database; `witness/checkpoint` below `state_dir` when unset. A database that is older
+            than this file is not served.
         alive_file: a worker touches it whenever the database took its sign of life; a container's
             health check looks at its age. None for no such file.
         log_level: least serious log line that is written.
@@ -85,12 +88,21 @@ class Settings(BaseSettings):
     maximum_upload_bytes: int = Field(default=1 << 30, ge=1)
     import_directories: str = ""
 
+    witness_path: Path | None = None
     alive_file: Path | None = None
     log_level: Annotated[LogLevel, BeforeValidator(str.upper)] = "INFO"
 
     def database(self) -> str:
         """The database URL in force: the configured one, else SQLite below `state_dir`."""
         return self.database_url or f"sqlite:///{self.state_dir / 'gateway.sqlite3'}"
+
+    def witness(self) -> Path:
+        """The witness file in force."""
+        return self.witness_path or self.state_dir / "witness" / "checkpoint"
+
+    def key_directory(self) -> Path:
+        """Where the private keys of the log are."""
+        return self.state_dir / "keys"
 
     @classmethod
     def settings_customise_sources(

@@ -19,17 +19,20 @@ from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import presence
+from jobs.notary import require_not_rolled_back
 from jobs.queue import QUEUE, Queue, celery_app
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
 from jobs.settings import Settings
 from kit import log
+from privacy_gateway.errors import Refused
 from worker import tasks
 from worker.coordinator import Tools
 from worker.launcher import Limits, Sandbox
 from worker.task import TrainingTask
 
 PRESENCE_SECONDS = 5.0
+REFUSED_TO_START = 3
 
 _log = log.get("worker")
 
@@ -42,6 +45,10 @@ def main(settings: Settings | None = None) -> int:
         _log.error("no_broker", hint="set REDIS_URL, or use `privacy-gateway up`")
         return 2
     services = open_services(settings)
+    if (refused := _refused(services)) is not None:
+        _log.error("refused_to_start", reason=refused)
+        services.close()
+        return REFUSED_TO_START
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     queue = Queue(settings.redis_url)
     housekeeping = Housekeeping(services, queue.send, also=_Presence(services, name))
@@ -57,6 +64,17 @@ def main(settings: Settings | None = None) -> int:
         queue.close()
         services.close()
         _log.info("worker_stopped", worker=name)
+
+
+def _refused(services: Services) -> str | None:
+    """Why nothing may be charged to this database: it is older than its witness, or not there."""
+    try:
+        require_not_rolled_back(services.database, services.settings)
+    except Refused as refusal:
+        return refusal.detail
+    except SQLAlchemyError as error:
+        return f"the database does not answer, or is not migrated ({type(error).__name__})"
+    return None
 
 
 def consume(app: Celery, name: str) -> int:

@@ -274,3 +274,51 @@ class EntryView(View):
     leaf: dict[str, Any]
     prev_hash: str
     hash: str
+
+
+class CheckpointView(View):
+    """A signed checkpoint of the log; `note` is the signed text, the rest is read from it."""
+
+    origin: str
+    size: int
+    root: str
+    note: str
+    signed_at: str
+
+
+class InclusionView(View):
+    """That an entry is leaf `index` of the tree with `size` leaves and `root`; hashes are hex.
+
+    The leaf's data is the entry's `hash`, 32 bytes; `leaf_hash` is SHA-256(0x00 || data).
+    """
+
+    population: str
+    seq: int
+    index: int
+    size: int
+    hash: str
+    leaf_hash: str
+    root: str
+    path: list[str]
+
+
+class ConsistencyView(View):
+    """That the tree of `second` leaves only appended to the tree of `first`; hashes are hex."""
+
+    first: int
+    second: int
+    first_root: str
+    second_root: str
+    path: list[str]
+
+
+class LogKeyView(View):
+    """A public key of the log, as `verify --key` takes it.
+
+    `signs` says whether the newest checkpoint carries its signature.
+    """
+
+    public: str
+    key_id: str
+    first_signed_at: str
+    signs: bool

@@ -17,6 +17,7 @@ from gateway.schema import require_current
 from gateway.settings import GatewaySettings
 from jobs import presence
 from jobs.errors import BrokerDown
+from jobs.notary import Notary
 from jobs.queue import Queue
 from jobs.services import Services
 from privacy_gateway.errors import Refused
@@ -24,7 +25,8 @@ from privacy_gateway.views import HealthView
 
 router = APIRouter(tags=["health"])
 
-# Without these nothing can be admitted. Without broker or worker jobs are still taken and wait.
+# Without these nothing can be admitted, nor while the witness contradicts the database. Without
+# broker or worker jobs are still taken and wait.
 REQUIRED = ("database", "migrations", "policy")
 
 _TEXT: dict[int | str, dict[str, Any]] = {
@@ -39,17 +41,22 @@ def alive() -> HealthView:
 
 
 @router.get("/readyz", responses={503: {"model": HealthView}})
-def ready(services: Outside, settings: Configured, response: Response) -> HealthView:
+def ready(
+    services: Outside, settings: Configured, request: Request, response: Response
+) -> HealthView:
     """Every part, each `ok` or what is the matter; 503 when nothing could be admitted."""
+    notary: Notary = request.app.state.notary
     checks: dict[str, Callable[[], str]] = {
         "database": lambda: _database(services),
         "migrations": lambda: _migrations(services),
         "policy": lambda: "ok" if services.engine.health().ok else "down",
         "broker": lambda: _broker(settings),
         "worker": lambda: _worker(services),
+        "witness": lambda: str(notary.state),
     }
     parts = {part: check() for part, check in checks.items()}
-    if all(parts[part] == "ok" for part in REQUIRED):
+    admits = all(parts[part] == "ok" for part in REQUIRED) and parts["witness"] != "contradicts"
+    if admits:
         down = any(state == "down" for state in parts.values())
         return HealthView(status="degraded" if down else "ok", parts=parts)
     response.status_code = 503

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import accounts, demo, doctor, price, schema, serve, up
+from gateway.cli import accounts, demo, doctor, keys, price, schema, serve, up
 
 
 def register(app: typer.Typer) -> None:
@@ -22,3 +22,4 @@ def register(app: typer.Typer) -> None:
     app.command("price")(price.price)
     app.command("token")(accounts.token)
     app.add_typer(accounts.user_app, name="user")
+    app.add_typer(keys.app, name="log-key")

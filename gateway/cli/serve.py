@@ -26,6 +26,7 @@ def serve(
 
     from gateway import schema
     from gateway.app import create_app
+    from jobs.notary import require_not_rolled_back
     from kit import log
 
     with explained():
@@ -33,6 +34,7 @@ def serve(
         log.configure(settings.log_level)
         with open_database(settings) as database:
             schema.require_current(database)
+            require_not_rolled_back(database, settings)
         config = uvicorn.Config(
             create_app(settings),
             host=settings.host,

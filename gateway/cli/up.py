@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.common import State, explained, load_settings
+from gateway.cli.common import State, explained, load_settings, open_database
 
 
 def up(
@@ -22,6 +22,7 @@ def up(
     servers. Ends cleanly on SIGTERM and Ctrl-C.
     """
     from gateway import bootstrap, supervisor
+    from jobs.notary import require_not_rolled_back
     from kit import log
 
     with explained():
@@ -32,5 +33,7 @@ def up(
             typer.echo(f"admin {first.email}")
             if first.generated:
                 typer.echo(f"password {first.password}  (shown this once)")
+        with open_database(settings) as database:
+            require_not_rolled_back(database, settings)
         code = supervisor.run(settings, announce=lambda url: typer.echo(f"ready {url}"))
     raise typer.Exit(code)

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from accounting import log_keys
 from gateway.cli.main import register
 
 Run = Callable[..., Result]
@@ -109,3 +110,18 @@ def test_the_command_line_imports_nothing_slow() -> None:
     done = subprocess.run([sys.executable, "-c", path + program], capture_output=True, text=True)
 
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_key_of_the_log_is_added_and_never_shown(run: Run, tmp_path: Path) -> None:
+    early = run("log-key", "add")
+    assert early.exit_code != 0
+    assert "when it starts" in early.stderr
+    log_keys.add(tmp_path / "state" / "keys", "privacy-gateway/test")
+
+    added = run("log-key", "add")
+    listed = run("log-key", "list")
+
+    assert added.exit_code == listed.exit_code == 0
+    assert listed.stdout.splitlines()[1:] == added.stdout.splitlines()
+    assert all(line.startswith("privacy-gateway/test+") for line in listed.stdout.splitlines())
+    assert "PRIVATE" not in added.output + listed.output
