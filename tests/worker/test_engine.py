@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privacy_gateway.modelspec import measure
 from tests.worker import engine
 from worker.task import GRID
 
@@ -44,6 +45,26 @@ def test_sums_agree_with_a_naive_keras_loop(
     np.testing.assert_allclose(sums, slow, rtol=2e-4, atol=steps + 1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"algorithm": "dp_fedsgd"}, {"algorithm": "dp_fedprox", "proximal_mu": 2.0}],
+    ids=lambda options: str(options.get("algorithm", "dp_fedavg")),
+)
+def test_a_batch_that_is_summed_part_by_part_gives_the_same_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    job = engine.task(engine.HIDDEN, batch_size=5, local_epochs=2, **options)
+    monkeypatch.setattr(
+        "worker.training.local._BATCH_BYTES", 2 * measure(job.model).activation_bytes
+    )
+    clients = engine.store(tmp_path / "store", SIZES)
+    federated, weights = engine.engine(job, clients)
+    sums = engine.real(job, federated.sum_of(3, EVERYBODY, weights))
+    slow = engine.naive(job, clients, EVERYBODY.tolist(), weights, 3)
+    steps = len(SIZES) * job.clip_norm / GRID
+    np.testing.assert_allclose(sums, slow, rtol=2e-4, atol=steps + 1e-6)
+
+
 def test_an_empty_cohort_sums_to_zero(tmp_path: Path) -> None:
     federated, weights = engine.engine(engine.task(), engine.store(tmp_path / "store", SIZES))
     sums = federated.sum_of(0, np.array([], np.int64), weights)
@@ -51,7 +72,7 @@ def test_an_empty_cohort_sums_to_zero(tmp_path: Path) -> None:
     assert not any(s.any() for s in sums)
 
 
-@pytest.mark.parametrize("algorithm", ["dp_fedavg", "dp_fedsgd"])
+@pytest.mark.parametrize("algorithm", ["dp_fedavg", "dp_fedsgd", "dp_fedprox"])
 @pytest.mark.parametrize("model", [engine.LINEAR, engine.HIDDEN])
 def test_a_huge_client_moves_the_sum_by_at_most_c(
     tmp_path: Path, algorithm: str, model: dict[str, Any]

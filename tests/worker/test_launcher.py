@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kit import ragged
 from tests.worker import engine
 from worker import launcher
 from worker.aggregate import ServerOptimizer, ServerState, run_round
@@ -49,6 +50,31 @@ def _gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def test_a_client_with_many_examples_takes_no_more_memory_than_one_with_few(
+    tmp_path: Path,
+) -> None:
+    """Otherwise a job with a large batch would fail only if somebody has many: a free answer."""
+    sizes = [3, 400]
+    rows = {
+        "features": np.ones((sum(sizes), 784), np.float32),
+        "label": np.zeros(sum(sizes), np.int32),
+    }
+    ragged.write(tmp_path / "store", rows, sizes)
+    wide = {
+        "input": {"shape": [28, 28, 1]},
+        "layers": [
+            {"type": "Conv2D", "filters": 1024, "kernel_size": [1, 1], "activation": "relu"},
+            {"type": "GlobalAveragePooling2D"},
+            {"type": "Dense", "units": 3},
+        ],
+    }
+    task = engine.task(wide, batch_size=4096)
+    with Sandbox(task, tmp_path / "store", limits=Limits(memory_bytes=3 << 30)) as running:
+        weights = running.initial_weights()
+        for client in (0, 1):
+            assert any(s.any() for s in running.round(0, np.array([client]), weights))
 
 
 def test_a_job_runs_and_evaluates(sandbox: Sandbox) -> None:

@@ -21,7 +21,8 @@ Rule: TypeAlias = Callable[[Tensors, Tensors, Tensors, Any], tuple[Tensors, Tens
 
 _MOMENTUM = 0.9
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
-# Activations of one batch of a full gradient; a larger client is summed batch by batch.
+# Activations that are held at once; a larger batch is summed part by part. Without this bound the
+# memory of a step grows with a client's examples, and running out of it would tell their number.
 _BATCH_BYTES = 32 << 20
 _SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
@@ -30,6 +31,7 @@ def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) 
     """Local epochs of minibatch steps; the update is last weights − first weights."""
     rule = _rule(task.client_optimizer)
     slots_per_weight = _SLOTS[task.client_optimizer.name]
+    part = _rows_at_once(task)
 
     def update(start_weights: Tensors, rows: ClientRows) -> Tensors:
         batches = -((rows.start - rows.stop) // task.batch_size)
@@ -37,7 +39,10 @@ def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) 
         def step(number: Any, weights: Tensors, slots: Tensors) -> tuple[Any, Tensors, Tensors]:
             first = rows.start + (number % batches) * task.batch_size
             last = tf.minimum(first + task.batch_size, rows.stop)
-            gradients = _gradients(model, weights, rows, (first, last), number)
+            if part < task.batch_size:
+                gradients = _mean_gradient(model, weights, rows, (first, last), part, number)
+            else:
+                gradients = _gradients(model, weights, rows, (first, last), number)
             if proximal_mu:
                 gradients = [
                     g + proximal_mu * (w - w0)
@@ -60,28 +65,48 @@ def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) 
 
 def full_batch_gradient(task: TrainingTask, model: Model) -> LocalUpdate:
     """−η × the mean gradient over all of the client's examples."""
-    per_example = max(1, measure(task.model).activation_bytes)
-    batch = max(1, min(_BATCH_BYTES // per_example, 1 << 20))
+    part = _rows_at_once(task)
     rate = task.client_optimizer.learning_rate
 
     def update(weights: Tensors, rows: ClientRows) -> Tensors:
-        count = tf.cast(tf.maximum(rows.stop - rows.start, 1), tf.float32)
-
-        def step(first: Any, total: Tensors) -> tuple[Any, Tensors]:
-            last = tf.minimum(first + batch, rows.stop)
-            share = tf.cast(last - first, tf.float32) * (-rate) / count
-            gradients = _gradients(model, weights, rows, (first, last), first - rows.start)
-            return last, [t + share * g for t, g in zip(total, gradients, strict=True)]
-
-        _, total = tf.while_loop(
-            lambda first, total: first < rows.stop,
-            step,
-            (rows.start, [tf.zeros_like(w) for w in weights]),
-            parallel_iterations=1,
-        )
-        return list(total)
+        whole = _mean_gradient(model, weights, rows, (rows.start, rows.stop), part, 0)
+        return [-rate * g for g in whole]
 
     return update
+
+
+def _rows_at_once(task: TrainingTask) -> int:
+    """Examples whose activations are held together; see `_BATCH_BYTES`."""
+    per_example = max(1, measure(task.model).activation_bytes)
+    return max(1, min(_BATCH_BYTES // per_example, 1 << 20))
+
+
+def _mean_gradient(
+    model: Model,
+    weights: Tensors,
+    rows: ClientRows,
+    batch: tuple[Any, Any],
+    part: int,
+    step: Any,
+) -> Tensors:
+    """Gradient of the mean loss over a batch of any size, summed `part` examples at a time."""
+    start, stop = batch
+    count = tf.cast(tf.maximum(stop - start, 1), tf.float32)
+
+    def add(first: Any, total: Tensors) -> tuple[Any, Tensors]:
+        last = tf.minimum(first + part, stop)
+        share = tf.cast(last - first, tf.float32) / count
+        # Dropout must differ between the parts of one step.
+        gradients = _gradients(model, weights, rows, (first, last), step * 4096 + first - start)
+        return last, [t + share * g for t, g in zip(total, gradients, strict=True)]
+
+    _, total = tf.while_loop(
+        lambda first, total: first < stop,
+        add,
+        (start, [tf.zeros_like(w) for w in weights]),
+        parallel_iterations=1,
+    )
+    return list(total)
 
 
 def _gradients(
