@@ -55,7 +55,7 @@ class Algorithm(Strict):
     """How a cohort's data becomes one update.
 
     `clip_norm` is the L2 bound C on one client's whole update; `"adaptive"` follows Andrew et al.
-    2021. `proximal_mu` belongs to dp_fedprox alone.
+    2021. `proximal_mu`, above 0, belongs to dp_fedprox alone, which cannot do without it.
     """
 
     name: Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]

@@ -309,6 +309,16 @@ def test_a_strange_key_is_refused_by_name(small_market: Market, key: str) -> Non
     assert caught.value.errors[0].field == "Idempotency-Key"
 
 
+def test_dp_fedprox_costs_what_dp_fedavg_costs(small_market: Market) -> None:
+    costs = []
+    for algorithm in ({"name": "dp_fedavg"}, {"name": "dp_fedprox", "proximal_mu": 0.1}):
+        before = small_market.balance().reserved
+        submit(small_market, algorithm=algorithm)
+        after = small_market.balance().reserved
+        costs.append([b - a for a, b in zip(before, after, strict=True)])
+    assert costs[0] == costs[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "field"),
     [
@@ -323,6 +333,18 @@ def test_a_strange_key_is_refused_by_name(small_market: Market, key: str) -> Non
             "algorithm.clip_norm",
         ),
         ({"algorithm": {"name": "dp_ftrl"}}, "unsupported", "algorithm.name"),
+        ({"outputs": ["weights", "dp_metrics"]}, "unsupported", "outputs"),
+        ({"algorithm": {"name": "dp_fedprox"}}, "invalid_request", "algorithm.proximal_mu"),
+        (
+            {"algorithm": {"name": "dp_fedprox", "proximal_mu": 0.0}},
+            "invalid_request",
+            "algorithm.proximal_mu",
+        ),
+        (
+            {"algorithm": {"name": "dp_fedavg", "proximal_mu": 0.5}},
+            "invalid_request",
+            "algorithm.proximal_mu",
+        ),
         (
             {
                 "model": {
