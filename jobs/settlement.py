@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger
-from jobs import receipts, states, tensors
+from jobs import outputs, receipts, states, tensors
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
 from jobs.views import find
-from kit.clock import from_micros, micros, rfc3339
+from kit.clock import micros, rfc3339
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
 
@@ -131,18 +131,14 @@ def result(
 
 def _refuse_withheld(job: Job, now: datetime) -> None:
     """The owner's obligations on outputs, kept at the only door they leave through."""
-    if not states.is_final(job.status) or job.finished_at is None:
+    if not states.is_final(job.status):
         raise Refused("not_ready", f"{job.id} is {job.status}", status=job.status)
-    obligations = json.loads(job.obligations)
-    asked = json.loads(job.request).get("outputs", ["weights"])
-    if "weights" not in asked or "weights" not in obligations.get("outputs", ["weights"]):
+    if "weights" not in outputs.allowed(job):
         raise Refused("forbidden", f"weights are no output of {job.id}")
-    delay = timedelta(hours=obligations.get("release_delay_hours", 0))
-    due = from_micros(job.finished_at) + delay
-    if now < due:
-        raise Refused(
-            "not_ready", f"the owner releases {job.id} at {rfc3339(due)}", due=rfc3339(due)
-        )
+    due = outputs.due(job)
+    if due is None or now < due:
+        when = "later" if due is None else rfc3339(due)
+        raise Refused("not_ready", f"the owner releases {job.id} at {when}", due=when)
 
 
 def _forfeit(session: Session, job: Job, failure: FailureCode, now: datetime) -> bool:

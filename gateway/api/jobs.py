@@ -18,7 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from gateway.body import json_body
 from gateway.deps import Anybody, Approver, Canceller, Configured, Outside, PageAsked, Researcher
 from gateway.paging import cut
-from jobs import admission, approvals, events, lifecycle, settlement, states, views
+from jobs import admission, approvals, events, lifecycle, outputs, settlement, states, views
 from jobs.events import Event
 from jobs.principal import Principal
 from jobs.services import Services
@@ -83,6 +83,7 @@ def list_jobs(
             dataset=dataset,
             after=asked.after,
             limit=asked.limit + 1,
+            now=services.clock(),
         )
     return cut(rows, asked, lambda job: job.id, lambda job: job)
 
@@ -91,7 +92,7 @@ def list_jobs(
 def show(services: Outside, caller: Anybody, job_id: str) -> JobView:
     """One job."""
     with services.database.read() as session:
-        return views.get_job(session, caller, job_id)
+        return views.get_job(session, caller, job_id, now=services.clock())
 
 
 @router.get("/{job_id}/events", responses=_STREAM, response_class=EventSourceResponse)
@@ -166,9 +167,14 @@ def receipt(services: Outside, caller: Anybody, job_id: str) -> dict[str, Any]:
 
 @router.get("/{job_id}/metrics")
 def metrics(services: Outside, caller: Anybody, job_id: str) -> list[RoundMetrics]:
-    """Metrics on public test data after each published round that was measured."""
+    """Metrics on public test data after each published round that was measured.
+
+    Empty until the model may be released, and where the owner releases nothing about it.
+    """
     with services.database.read() as session:
         job = views.find(session, caller, job_id)
+        if not outputs.metrics_shown(job, services.clock()):
+            return []
         query = (
             sa.select(_RELEASE.c.round, _RELEASE.c.metrics)
             .where(_RELEASE.c.job_id == job.id, _RELEASE.c.metrics.is_not(None))

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from accounting import ledger
-from jobs import admission, blocks, rounds, settlement, tensors
+from jobs import admission, blocks, rounds, settlement, tensors, views
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.rounds import Claim
@@ -188,6 +188,37 @@ def test_the_owners_obligations_hold_at_the_door(market: Market) -> None:
             result(market, held)
     market.clock.advance(hours=2)
     assert result(market, held).data == MODEL
+
+
+def test_figures_about_a_withheld_model_are_withheld_too(market: Market) -> None:
+    held = running(market)
+    with market.database.unit_of_work() as session:
+        rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
+    end(market, held, "completed")
+
+    def seen(obligations: str = "{}") -> object:
+        with market.database.unit_of_work() as session:
+            session.execute(sa.update(Job.__table__).values(obligations=obligations))
+        with market.database.read() as session:
+            told = views.get_job(session, RESEARCHER, held.job_id, now=market.clock())
+            (listed,) = views.list_jobs(session, RESEARCHER, now=market.clock())
+        assert told == listed
+        return told.metrics
+
+    assert seen() == {"accuracy": 0.9}
+    assert seen('{"outputs":["receipt"]}') is None
+    assert seen('{"release_delay_hours":2}') is None
+    market.clock.advance(hours=2)
+    assert seen('{"release_delay_hours":2}') == {"accuracy": 0.9}
+
+
+def test_figures_nobody_asked_for_are_not_told(market: Market) -> None:
+    held = running(market, outputs=["receipt"])
+    with market.database.unit_of_work() as session:
+        rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
+    end(market, held, "completed")
+    with market.database.read() as session:
+        assert views.get_job(session, RESEARCHER, held.job_id, now=market.clock()).metrics is None
 
 
 def test_tensors_refuse_objects_both_ways() -> None:
