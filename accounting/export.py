@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import groupby
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import log
+from accounting.errors import log_damaged
 from accounting.posting import Entry, entry_of
-from accounting.tables import ENTRY, POPULATION
+from accounting.tables import ENTRY, LOG_LEAF, POPULATION
 from kit.clock import micros
-from privacy_gateway import canonical, chain
+from privacy_gateway import canonical, chain, merkle
 from privacy_gateway.errors import Refused
 
 MAX_PAGE = 1000
 _BATCH = 1000
+_LEAVES_A_LINE = 4096
 
 
 def entries(
@@ -83,27 +88,43 @@ def entry(session: Session, entry_id: int) -> Entry:
 
 
 def export_lines(session: Session, *, populations: Iterable[str] | None = None) -> Iterator[bytes]:
-    """The ledger as JSON lines, without line ends: a header, every chain in order, the heads.
+    """The ledger as JSON lines, without line ends: header, every chain in order, heads, log.
 
     A head line states the last sequence number and hash of a population, so that a truncated
-    export can be told from a short one.
+    export can be told from a short one. The log's lines and the checkpoint that was newest when
+    the export began are last (`privacy_gateway.logbook` describes them); they are absent while
+    nothing is signed.
 
     Args:
         session: reads only.
         populations: only these; all when None.
     """
+    # First of all: whatever is under this checkpoint was committed before the heads are read.
+    newest = log.latest(session)
     query = sa.select(POPULATION.c.id, POPULATION.c.head_seq, POPULATION.c.head_hash).order_by(
         POPULATION.c.id
     )
     if populations is not None:
         query = query.where(POPULATION.c.id.in_(list(populations)))
     heads = session.execute(query).all()
-    yield canonical.dumps({"format": chain.FORMAT, "populations": len(heads)})
+    header: dict[str, Any] = {"format": chain.FORMAT, "populations": len(heads)}
+    proven = [] if newest is None or populations is None else _last_places(session, heads, newest)
+    if newest is not None:
+        proofs = {} if populations is None else {"proofs": len(proven)}
+        header["log"] = {"size": newest.size} | proofs
+    yield canonical.dumps(header)
     for head in heads:
         yield from _chain(session, head.id, head.head_seq)
     for head in heads:
         fact = {"population": head.id, "seq": head.head_seq, "hash": head.head_hash}
         yield canonical.dumps({"head": fact})
+    if newest is None:
+        return
+    if populations is None:
+        yield from _orders(session, [head.id for head in heads], newest.size)
+    for entry in proven:
+        yield _proof_line(log.inclusion(session, entry, newest.size))
+    yield canonical.dumps({"checkpoint": newest.note})
 
 
 def _chain(session: Session, population_id: str, last: int) -> Iterator[bytes]:
@@ -121,3 +142,59 @@ def _chain(session: Session, population_id: str, last: int) -> Iterator[bytes]:
         for row in rows:
             yield chain.write_line(row.hash, row.leaf.encode(), row.prev_hash)
         done = rows[-1].seq
+
+
+def _orders(session: Session, chains: list[str], size: int) -> Iterator[bytes]:
+    """How the chains were merged into the log, and the root after every few thousand leaves."""
+    numbers = {name: number for number, name in enumerate(chains)}
+    frontier = merkle.Frontier()
+    query = (
+        sa.select(LOG_LEAF.c.population_id, ENTRY.c.hash)
+        .join_from(LOG_LEAF, ENTRY)
+        .order_by(LOG_LEAF.c.place)
+    )
+    while frontier.size < size:
+        start = frontier.size
+        end = min(size, start + _LEAVES_A_LINE)
+        rows = session.execute(query.where(LOG_LEAF.c.place >= start, LOG_LEAF.c.place < end)).all()
+        frontier.extend(merkle.leaf_hash(bytes.fromhex(row.hash)) for row in rows)
+        if frontier.size != end:
+            raise log_damaged(f"leaves between {start} and {end} are missing")
+        order = {
+            "from": start,
+            "root": frontier.root().hex(),
+            "runs": [
+                part
+                for name, group in groupby(row.population_id for row in rows)
+                for part in (numbers[name], len(list(group)))
+            ],
+            "size": end,
+        }
+        yield canonical.dumps({"order": order})
+
+
+def _last_places(session: Session, heads: Iterable[Any], newest: log.Signed) -> list[log.Place]:
+    """The last entry under the checkpoint of each chain; it seals all before it."""
+    found = []
+    for head in heads:
+        query = (
+            sa.select(LOG_LEAF.c.place)
+            .where(LOG_LEAF.c.population_id == head.id, LOG_LEAF.c.place < newest.size)
+            .order_by(LOG_LEAF.c.seq.desc())
+            .limit(1)
+        )
+        place = session.execute(query).scalar_one_or_none()
+        if place is not None:
+            found.append(log.place(session, place))
+    return found
+
+
+def _proof_line(proof: log.Inclusion) -> bytes:
+    fact = {
+        "index": proof.place.place,
+        "path": [part.hex() for part in proof.path],
+        "population": proof.place.population_id,
+        "seq": proof.place.seq,
+        "size": proof.size,
+    }
+    return canonical.dumps({"proof": fact})

@@ -6,7 +6,8 @@ every admission within the limits (filter replayed at every prefix, reservations
 must never repair and never stop at the first fault.
 
 A truncated tail is only visible against a head that is known from elsewhere: the export ends with
-one head line per population, and `expect_heads` adds heads written down earlier.
+one head line per population, and `expect_heads` adds heads written down earlier. Behind the heads
+stands the log with its signed checkpoint (`privacy_gateway.logbook`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
 from privacy_gateway import canonical, chain, rdp
+from privacy_gateway.logbook import KINDS, Asked, Logbook, LogReport
 from privacy_gateway.replay import Population, Prices
 
 MAX_PROBLEMS: Final = 1000
+DAMAGE: Final = frozenset(
+    {"altered", "dropped", "reordered", "duplicated", "truncated", "chain", "head"}
+)
+
+_LOG_LINES: Final = tuple(b'{"%s":' % kind.encode() for kind in KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,8 @@ class Problem:
         population: whose chain, when known.
         seq: sequence number of the entry, when known.
         kind: altered, dropped, reordered, duplicated, truncated, chain, head, terms, price, rule,
-            balance, or filter.
+            balance, or filter; of the log: tree, proof, signature (forged), key (of another log),
+            rollback (older than a checkpoint known from earlier), rewritten, unsigned, unproven.
         detail: one sentence.
     """
 
@@ -62,7 +70,10 @@ class PopulationReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Outcome of a verification; `ok` is True only when nothing at all was found."""
+    """Outcome of a verification; `ok` is True only when nothing at all was found.
+
+    `log` is None for an export without a checkpoint.
+    """
 
     ok: bool
     lines: int
@@ -71,6 +82,7 @@ class Report:
     engine: str
     problems: tuple[Problem, ...]
     populations: dict[str, PopulationReport]
+    log: LogReport | None = None
 
 
 @dataclass(slots=True)
@@ -87,10 +99,14 @@ class _Chain:
     head: tuple[int, str] | None = None
     head_line: int = 0
     checked_heads: int = 0
+    seals: bytearray = field(default_factory=bytearray)
 
 
 def verify(
-    lines: Iterable[bytes], *, expect_heads: Mapping[str, tuple[int, str]] | None = None
+    lines: Iterable[bytes],
+    *,
+    expect_heads: Mapping[str, tuple[int, str]] | None = None,
+    asked: Asked | None = None,
 ) -> Report:
     """Verify an export.
 
@@ -98,11 +114,13 @@ def verify(
         lines: the export's lines, with or without line ends; a binary file will do.
         expect_heads: (seq, hash) by population, known from elsewhere (a witness, a receipt, an
             earlier export). The export must contain exactly that entry.
+        asked: keys of the log and an older checkpoint. Without keys the tree is recomputed and
+            compared with the checkpoint, but nobody vouches for the checkpoint.
 
     Returns:
         What was found, in the order of the lines.
     """
-    reader = _Reader(expect_heads or {})
+    reader = _Reader(expect_heads or {}, asked or Asked())
     for line in lines:
         reader.read(line.rstrip(b"\n"))
     return reader.finish()
@@ -111,7 +129,7 @@ def verify(
 class _Reader:
     """One pass over the lines; memory grows with populations and jobs, not with entries."""
 
-    def __init__(self, expect_heads: Mapping[str, tuple[int, str]]) -> None:
+    def __init__(self, expect_heads: Mapping[str, tuple[int, str]], asked: Asked) -> None:
         self._expect_heads = expect_heads
         self._prices = Prices()
         self._chains: dict[str, _Chain] = {}
@@ -120,6 +138,10 @@ class _Reader:
         self._last: str | None = None
         self._unreadable = 0
         self._promised: int | None = None
+        self._logbook = Logbook(asked)
+        self._log_promised: dict[str, int] | None = None
+        self._heads: list[str] = []
+        self._intact = True
 
     def read(self, line: bytes) -> None:
         """Take one line."""
@@ -128,6 +150,9 @@ class _Reader:
             self._read_header(line)
         elif line.startswith(b'{"head":'):
             self._read_head(line)
+        elif line.startswith(_LOG_LINES):
+            if not self._logbook.read(self._line, _canonical(line)):
+                self._found(None, "altered", "the line cannot be read as one of the log")
         else:
             self._read_entry(line)
 
@@ -139,6 +164,7 @@ class _Reader:
         for name in self._expect_heads:
             if name not in self._chains:
                 self._found(None, "truncated", "an expected population is absent", name)
+        log = self._judge_log()
         problems = sorted(self._problems, key=lambda problem: problem.line)
         return Report(
             ok=not problems,
@@ -148,15 +174,29 @@ class _Reader:
             engine=rdp.ENGINE,
             problems=tuple(problems),
             populations={name: _summary(name, found) for name, found in self._chains.items()},
+            log=log,
         )
+
+    def _judge_log(self) -> LogReport | None:
+        """What stands behind the heads, against every entry that was read."""
+        seals = {name: bytes(self._chains[name].seals) for name in self._heads}
+        findings, log = self._logbook.judge(seals, self._log_promised, intact=self._intact)
+        for line, kind, detail, population, seq in findings:
+            self._found(seq, kind, detail, population, line or None)
+        return log
 
     def _read_header(self, line: bytes) -> None:
         header = _canonical(line)
         promised = header.get("populations") if isinstance(header, dict) else None
-        if type(promised) is not int or header != {"format": chain.FORMAT, "populations": promised}:
+        log = header.pop("log", None) if isinstance(header, dict) else None
+        if (
+            type(promised) is not int
+            or header != {"format": chain.FORMAT, "populations": promised}
+            or not (log is None or _is_promise(log))
+        ):
             self._found(None, "altered", f"the first line must name the format {chain.FORMAT}")
             return
-        self._promised = promised
+        self._promised, self._log_promised = promised, log
 
     def _read_entry(self, line: bytes) -> None:
         cut = chain.read_line(line)
@@ -175,6 +215,7 @@ class _Reader:
                 self._found(seq, "chain", "the entry does not seal the one before it", name)
                 found.replaying = False
             found.hash = cut.hash
+            found.seals += bytes.fromhex(cut.hash)
             found.expected = seq + 1
             self._replay(found, name, leaf)
         found.entries += 1
@@ -239,6 +280,8 @@ class _Reader:
             return
         name = head["population"]
         found = self._chain(name)
+        if found.head is None:
+            self._heads.append(name)
         found.head, found.head_line = (head["seq"], head["hash"]), self._line
 
     def _close(self, name: str, found: _Chain) -> None:
@@ -290,9 +333,19 @@ class _Reader:
         population: str | None = None,
         line: int | None = None,
     ) -> None:
+        self._intact = self._intact and kind not in DAMAGE
         if len(self._problems) < MAX_PROBLEMS:
             at = self._line if line is None else line
             self._problems.append(Problem(at, population, seq, kind, detail))
+
+
+def _is_promise(log: Any) -> bool:
+    """What a header may say about the log."""
+    return (
+        isinstance(log, dict)
+        and {"size"} <= log.keys() <= {"size", "proofs"}
+        and all(type(count) is int and count >= 0 for count in log.values())
+    )
 
 
 def _canonical(data: bytes) -> Any:

@@ -56,6 +56,8 @@ def test_the_export_is_the_chain_and_a_flipped_byte_shows(clinic: Clinic) -> Non
     with clinic.house.client("auditor") as client:
         answer = client.get("/v1/ledger/export?format=jsonl")
     lines = answer.content.splitlines()
+    # Behind the heads the log may already stand; `test_log` checks it.
+    lines = [line for line in lines if not line.startswith((b'{"order"', b'{"checkpoint"'))]
 
     assert answer.headers["content-type"] == "application/jsonl"
     assert json.loads(lines[0])["format"] == chain.FORMAT

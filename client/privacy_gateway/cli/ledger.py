@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from privacy_gateway.cli.credentials import connect
 from privacy_gateway.cli.output import Form, Format, facts, listing, note
 from privacy_gateway.errors import invalid
+
+if TYPE_CHECKING:
+    from privacy_gateway.checkpoint import Verifier
+    from privacy_gateway.logbook import LogReport
 
 DAMAGED = 8
 
@@ -54,6 +58,31 @@ def export(
     note(f"next: privacy-gateway verify {output}")
 
 
+@app.command("checkpoint")
+def checkpoint_(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+) -> None:
+    """The log's newest signed checkpoint, to be kept elsewhere for `verify --checkpoint`."""
+    with connect() as domain:
+        signed = domain.connection.get("/v1/ledger/checkpoint")["note"]
+    if output is None:
+        typer.echo(signed, nl=False)
+        return
+    output.write_text(signed, encoding="utf-8")
+    typer.echo(output)
+
+
+@app.command("keys")
+def keys(form: Format = Form.table) -> None:
+    """The log's public keys, for `verify --key`; compare them over another channel once."""
+    with connect() as domain:
+        listing(
+            form,
+            domain.connection.get("/v1/ledger/keys")["items"],
+            ["public", "first_signed_at", "signs"],
+        )
+
+
 def verify(
     export: Annotated[Path, typer.Argument(help="A ledger export, JSON lines.")],
     expect: Annotated[
@@ -62,19 +91,33 @@ def verify(
             "--expect", help="POPULATION:SEQ:HASH known from elsewhere (a receipt); repeatable."
         ),
     ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="Public key of the log, or a file of them; repeatable."),
+    ] = None,
+    older: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="A checkpoint kept from earlier; the log must grow it."),
+    ] = None,
     form: Format = Form.table,
 ) -> None:
-    """Check a ledger export without any server: seals, prices, limits. Ends with 8 on damage.
+    """Check a ledger export without any server: seals, prices, limits, log. Ends with 8 on damage.
 
     Every entry's chain is followed, every price recomputed by an engine that did not charge it,
-    and every admission replayed against the budget's limits.
+    every admission replayed against the budget's limits, and the log's tree built anew up to the
+    checkpoint at the export's end. With --key the checkpoint's signature is checked too.
     """
     from privacy_gateway import verify as verifier
+    from privacy_gateway.logbook import Asked
 
     heads = dict(_head(text) for text in expect or [])
+    asked = Asked(
+        keys=[found for text in key or [] for found in _keys(text)],
+        older=_text("checkpoint", older) if older else None,
+    )
     try:
         with export.open("rb") as lines:
-            report = verifier.verify(lines, expect_heads=heads)
+            report = verifier.verify(lines, expect_heads=heads, asked=asked)
     except OSError as error:
         raise invalid("export", f"{export} cannot be read: {error.strerror}") from error
     if not report.lines:
@@ -84,6 +127,45 @@ def verify(
         note(f"{len(report.problems)} problems: this ledger is not what was written")
         raise SystemExit(DAMAGED)
     note("every entry is sealed, priced and admitted as it should be")
+    _note_log(report.log)
+
+
+def _note_log(log: LogReport | None) -> None:
+    """What stands behind the good news, and what does not."""
+    if log is None:
+        note("the export has no checkpoint: a history rewritten as a whole would not show")
+        return
+    note(f"log {log.origin}: {log.size} entries under root {log.root}")
+    if log.beyond:
+        note(f"{log.beyond} entries are newer than the checkpoint or were not proven")
+    if log.grown_from is not None:
+        note(f"it contains all {log.grown_from} entries of the older checkpoint, unchanged")
+    for key in log.signed_by:
+        note(f"signed by {key}")
+    if not log.signed_by:
+        note("its signature was not checked; pass --key (see `ledger keys`)")
+
+
+def _keys(text: str) -> list[Verifier]:
+    """A key, or a file with one a line."""
+    from privacy_gateway import checkpoint
+
+    checkpoint.required()
+    path = Path(text)
+    lines = [text] if text.count("+") >= 2 and not path.is_file() else _text("key", path).split()
+    try:
+        return [checkpoint.read_verifier(line) for line in lines]
+    except checkpoint.BadNote as error:
+        raise invalid("key", error.detail, value=text[:200]) from error
+
+
+def _text(field: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise invalid(field, f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise invalid(field, f"{path} is no text") from error
 
 
 def _head(text: str) -> tuple[str, tuple[int, str]]:
