@@ -8,8 +8,11 @@ constant of the manifest. Client ids are dropped. No pickles, no value of a reco
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,7 +42,9 @@ from privacy_gateway.schemas import Manifest
 
 FEATURES = "features"
 LABEL = "label"
-FORMAT = "privacy-gateway-dataset/1"
+FORMAT = "privacy-gateway-dataset/2"
+KEY_FILE = "dataset-digest.key"
+_KEY_BYTES = 32
 
 _READERS = {"npz": ingest_npz.read, "csv": ingest_csv.read}
 
@@ -49,7 +54,8 @@ class Ingested:
     """A sealed dataset version on disk.
 
     Attributes:
-        digest: SHA-256 over both stores' digests and the public constants; names the directory.
+        digest: keyed hash of both stores' digests, the population and the public constants; names
+            the directory. Everybody may see it and nobody can test a guess about a record with it.
         store: directory of the people's store (`kit.ragged`; columns `features`, `label`).
         test_store: directory of the public test store (one client holds all), or None.
         clients, examples, test_examples: sizes.
@@ -104,7 +110,7 @@ def ingest(
         if test is not None and len(test[1]):
             records, rows = test
             public = _write(version / "test", records, rows, _one(len(rows)), manifest)
-        digest = _digest(manifest, trained, public)
+        digest = _digest(_digest_key(directory.parent / KEY_FILE), manifest, trained, public)
         return _ingested(digest, _publish(version, directory / digest), trained, public)
 
 
@@ -269,18 +275,45 @@ def _one(rows: int) -> Codes:
     return np.asarray([rows], dtype=np.int64)
 
 
-def _digest(manifest: Manifest, train: ragged.Manifest, test: ragged.Manifest | None) -> str:
-    """What names the version: both contents and the constants that prices or training use."""
-    return canonical.digest(
+def _digest(
+    key: bytes, manifest: Manifest, train: ragged.Manifest, test: ragged.Manifest | None
+) -> str:
+    """What names the version: both contents and the constants that prices or training use.
+
+    A plain hash of people's records would be an answer about them without noise: whoever knows
+    all records but one could try values for the last. So it takes a key that never leaves this
+    installation, and the population, so that no other owner can try values by registering them.
+    """
+    content = canonical.dumps(
         {
             "format": FORMAT,
             "train": train.digest,
             "test": None if test is None else test.digest,
+            "population": manifest.population,
             "clients": train.clients,
             "classes": manifest.classes,
             "examples_per_client": manifest.examples_per_client,
         }
     )
+    return hmac.new(key, content, hashlib.sha256).hexdigest()
+
+
+def _digest_key(path: Path) -> bytes:
+    """The installation's key, made at first use and never seen half written.
+
+    Of two processes that make the first one the later wins; nothing depends on which.
+    """
+    if not path.exists():
+        descriptor, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(descriptor)
+        Path(made).replace(path)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ValueError(f"{path.name} does not hold a key of {_KEY_BYTES} bytes")
+    return key
 
 
 def _ingested(

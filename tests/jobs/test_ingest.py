@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.ingest import Ingested, ingest
+from jobs.ingest import KEY_FILE, Ingested, ingest
 from jobs.ingest_source import LIMITS, Limits
 from kit.ragged import RaggedStore, damaged_files
 from privacy_gateway.errors import Refused
@@ -129,6 +129,17 @@ def test_the_digest_follows_content_and_public_constants(files: Files) -> None:
         files.take(files.npz(y=np.array([0, 1, 2, 0, 1, 1]))).digest,
     }
     assert len(digests) == 5
+
+
+def test_the_digest_tells_nobody_elses_guess_from_the_truth(files: Files, tmp_path: Path) -> None:
+    """Who knows all records but one must not find the last by hashing guesses."""
+    source = files.npz()
+    made = files.take(source)
+    elsewhere = ingest(manifest(), source, clients=3, directory=tmp_path / "laptop" / "datasets")
+    assert elsewhere.digest != made.digest
+    assert files.take(source, population="pop_mallory").digest != made.digest
+    key = files.stores.parent / KEY_FILE
+    assert key.stat().st_mode & 0o777 == 0o600
 
 
 def test_names_and_tags_are_not_content(files: Files) -> None:
