@@ -104,7 +104,7 @@ def tools_of(settings: Settings) -> Tools:
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
-    def open_trainer(task: TrainingTask, store: Path, test_store: Path | None) -> Sandbox:
+    def open_trainer(task: TrainingTask, store: Path | None, test_store: Path | None) -> Sandbox:
         sharded = task.model_copy(update={"shards": min(cores, 64)})
         return Sandbox(
             sharded, store, test_store=test_store, limits=limits, log_path=logs / "sandbox.log"

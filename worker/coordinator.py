@@ -68,7 +68,7 @@ class Trainer(Protocol):
         ...
 
 
-OpenTrainer = Callable[[TrainingTask, Path, Path | None], AbstractContextManager[Trainer]]
+OpenTrainer = Callable[[TrainingTask, Path | None, Path | None], AbstractContextManager[Trainer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ class Tools:
     """What a test replaces.
 
     Attributes:
-        open_trainer: starts the sandbox of one job.
+        open_trainer: starts the sandbox of one job, given its clients' store (None where nothing
+            was charged for it) and the public test set.
         noise: makes the stream of one round; a test gives a keyed one.
         stopping: whether this process was told to end.
         stop_seconds: how long a block may go on after `stopping` before it is abandoned.
@@ -259,7 +260,7 @@ def _run(work: _Work) -> None:
             if block.rounds == 0 and block.first == 1:
                 _end_empty(work)
                 return
-            trainer, state = opened or _open(work, stack)
+            trainer, state = opened or _open(work, stack, paid=block.rounds > 0)
             if block.rounds == 0:
                 _finish(work, trainer, state)
                 return
@@ -268,9 +269,13 @@ def _run(work: _Work) -> None:
             opened = trainer, state
 
 
-def _open(work: _Work, stack: ExitStack) -> tuple[Trainer, ServerState]:
-    """Start the sandbox, which opens the store, and take up the model where it was published."""
-    trainer = stack.enter_context(work.tools.open_trainer(work.task, work.store, work.test_store))
+def _open(work: _Work, stack: ExitStack, *, paid: bool) -> tuple[Trainer, ServerState]:
+    """Start the sandbox, and take up the model where it was published.
+
+    It gets the clients' store only where a block was charged; the last evaluation needs none.
+    """
+    store = work.store if paid else None
+    trainer = stack.enter_context(work.tools.open_trainer(work.task, store, work.test_store))
     work.heartbeat.guard(trainer.kill)
     stack.callback(work.heartbeat.rest)
     with work.services.database.read() as session:

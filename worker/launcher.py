@@ -91,7 +91,7 @@ class Sandbox:
     def __init__(
         self,
         task: TrainingTask,
-        store: Path,
+        store: Path | None,
         *,
         test_store: Path | None = None,
         limits: Limits | None = None,
@@ -101,7 +101,8 @@ class Sandbox:
 
         Args:
             task: what to train, see `worker.task`.
-            store: directory of the training clients' `kit.ragged` store.
+            store: directory of the training clients' `kit.ragged` store; None where the child may
+                only evaluate.
             test_store: directory of the public test set, for `evaluate`.
             limits: resources and deadlines; defaults of `Limits`.
             log_path: file for the child's error text, operator only (mode 0600); None discards it.

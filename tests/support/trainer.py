@@ -55,14 +55,16 @@ class Stable:
     def __init__(self, before_round: Callable[[int], None] = lambda _: None) -> None:
         self.before_round = before_round
         self.made: list[FakeTrainer] = []
+        self.stores: list[Path | None] = []
 
     @contextmanager
     def __call__(
-        self, task: TrainingTask, store: Path, test_store: Path | None
+        self, task: TrainingTask, store: Path | None, test_store: Path | None
     ) -> Iterator[FakeTrainer]:
         """Open one, as the coordinator does."""
         trainer = FakeTrainer(task, self.before_round)
         self.made.append(trainer)
+        self.stores.append(store)
         yield trainer
 
     @property

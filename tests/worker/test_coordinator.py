@@ -205,6 +205,21 @@ def test_a_lost_sandbox_is_a_new_attempt_and_a_new_charge(market: Market) -> Non
     assert_settled(market)
 
 
+def test_a_worker_that_only_finishes_a_job_is_given_no_clients(market: Market) -> None:
+    """Every round was published before the first worker stopped: nothing is charged any more."""
+    job_id = submit(market)
+    first, second = Stable(), Stable()
+
+    assert run(market, job_id, first, stopping=lambda: len(first.rounds) == 12) == "returned"
+    assert run(market, job_id, second) == "ended"
+
+    assert first.stores[0] is not None
+    assert (second.stores, second.rounds) == ([None], [])
+    assert job(market, job_id).status == "completed"
+    assert [entry.rounds for entry in market.entries("charge")] == [5, 5, 2]
+    assert_settled(market)
+
+
 def test_resumed_and_uninterrupted_jobs_release_the_same_model(market: Market) -> None:
     """With an injected key only; momentum carries its memory across the interruption."""
     algorithm = {

@@ -87,6 +87,16 @@ def test_a_job_runs_and_evaluates(sandbox: Sandbox) -> None:
     assert not any(s.any() for s in sandbox.round(1, EVERYBODY[:0], weights))
 
 
+def test_without_a_client_store_it_evaluates_and_trains_nothing(
+    sandbox: Sandbox, stores: tuple[Path, Path]
+) -> None:
+    weights = sandbox.initial_weights()
+    with Sandbox(sandbox.task, None, test_store=stores[1]) as evaluating:
+        assert evaluating.evaluate(weights) == sandbox.evaluate(weights)
+        with pytest.raises(SandboxFailed):
+            evaluating.round(0, EVERYBODY, weights)
+
+
 def test_the_child_has_no_secret_no_path_and_no_way_up(sandbox: Sandbox) -> None:
     process = Path(f"/proc/{sandbox.pid}")
     environment = process.joinpath("environ").read_text()

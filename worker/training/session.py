@@ -28,35 +28,41 @@ class Session:
 
         Args:
             task: a `TrainingTask` as plain JSON values.
-            stores: "train" and perhaps "test" → manifest and file descriptors.
+            stores: "train" (missing where nothing may be trained) and perhaps "test" → manifest
+                and file descriptors.
         """
         self._task = TrainingTask.model_validate(task)
         # One thread per operation and one operation per shard: sums repeat bit for bit.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(self._task.shards)
-        train = _store(stores["train"])
-        scale = train.manifest.column(self._task.features).scale
-        self._model = models.build(self._task, scale=scale)
-        self._round = FederatedRound(
-            self._task,
-            train,
-            algorithm_of(self._task).local(self._task, self._model),
-            [weight.shape for weight in self._model.weights],
+        opened = {name: _store(described) for name, described in stores.items()}
+        scales = [store.manifest.column(self._task.features).scale for store in opened.values()]
+        self._model = models.build(self._task, scale=scales[0] if scales else 1.0)
+        self._round = self._training(opened["train"]) if "train" in opened else None
+        self._evaluation = (
+            Evaluation(self._task, self._model, opened["test"]) if "test" in opened else None
         )
-        test = stores.get("test")
-        self._evaluation = Evaluation(self._task, self._model, _store(test)) if test else None
 
     def answer(self, header: dict[str, Any], arrays: list[np.ndarray[Any, Any]]) -> Answer:
         """Answer one command; LookupError for an unknown one."""
         match header["command"]:
             case "initial_weights":
                 return {"ok": True}, self._model.weights
-            case "round":
+            case "round" if self._round is not None:
                 return {"ok": True}, self._round.sum_of(header["round"], arrays[0], arrays[1:])
             case "evaluate":
                 metrics = self._evaluation.metrics(arrays) if self._evaluation else {}
                 return {"ok": True, "metrics": metrics}, []
         raise LookupError("unknown command")
+
+    def _training(self, store: RaggedStore) -> FederatedRound:
+        """The rounds over a store of clients."""
+        return FederatedRound(
+            self._task,
+            store,
+            algorithm_of(self._task).local(self._task, self._model),
+            [weight.shape for weight in self._model.weights],
+        )
 
 
 def _store(described: dict[str, Any]) -> RaggedStore:
