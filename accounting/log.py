@@ -25,7 +25,10 @@ from privacy_gateway.errors import Refused
 # The same words for what is not there and for what is not yours to see.
 NO_LEAF = "there is no such leaf in the log, or it is not yours to see"
 
-_COORDINATES_A_QUERY = 200
+_NODES = sa.select(LOG_NODE.c.level, LOG_NODE.c.place, LOG_NODE.c.hash).where(
+    LOG_NODE.c.level.in_(sa.bindparam("levels", expanding=True)),
+    LOG_NODE.c.place.in_(sa.bindparam("places", expanding=True)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +108,15 @@ def nodes(
         Refused: `unavailable` when one is missing.
     """
     wanted = list(dict.fromkeys(places))
-    found: dict[merkle.Coordinates, bytes] = {}
-    for start in range(0, len(wanted), _COORDINATES_A_QUERY):
-        some = wanted[start : start + _COORDINATES_A_QUERY]
-        rows = session.execute(
-            sa.select(LOG_NODE.c.level, LOG_NODE.c.place, LOG_NODE.c.hash).where(
-                sa.tuple_(LOG_NODE.c.level, LOG_NODE.c.place).in_(some)
-            )
+    # SQLite scans the table for pairs in a list; two lists are looked up in the index, and what
+    # comes too much is little.
+    columns = {"levels": [level for level, _ in wanted], "places": [at for _, at in wanted]}
+    found = {
+        (level, at): bytes(hash_)
+        for level, at, hash_ in session.execute(
+            _NODES, {name: sorted(set(numbers)) for name, numbers in columns.items()}
         )
-        found |= {(row.level, row.place): bytes(row.hash) for row in rows}
+    }
     for place in wanted:
         if place not in found:
             raise log_damaged(f"node {place[1]} of level {place[0]} is missing")
