@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import ledger
 from accounting.tables import Population
 from jobs.ingest import Ingested, ingest
 from jobs.ingest_source import LIMITS, Limits
@@ -120,9 +121,37 @@ def stores(row: Dataset, state_dir: Path) -> tuple[Path, Path | None]:
     return home / row.store_path, None if test is None else home / test
 
 
-def set_frozen(session: Session, dataset_id: str, frozen: bool) -> Dataset:
-    """Withdraw a version from new jobs, or offer it again; contents never change."""
-    row = get(session, dataset_id)
+def set_frozen(
+    session: Session,
+    dataset_id: str,
+    frozen: bool,
+    *,
+    reason: str,
+    actor_id: str,
+    now: datetime,
+) -> Dataset:
+    """Withdraw a version from jobs, or offer it again; contents never change.
+
+    No new job may name a frozen version, and running ones end before their next block of rounds.
+    A `note` in the ledger of its people says who did it and why.
+
+    Raises:
+        Refused: `not_found`; `conflict` when it is so already; `invalid_request` naming `reason`.
+    """
+    verb = "freeze" if frozen else "unfreeze"
+    # The note locks the population: admissions see the version either before or after.
+    ledger.note(
+        session,
+        population_id=get(session, dataset_id).population_id,
+        reason=reason,
+        actor_id=actor_id,
+        facts={"dataset": dataset_id, "action": f"dataset {verb}"},
+        now=now,
+    )
+    row = session.get_one(Dataset, dataset_id, populate_existing=True)
+    if row.frozen == frozen:
+        state = "frozen" if frozen else "not frozen"
+        raise Refused("conflict", f"data set {dataset_id} is already {state}")
     row.frozen = frozen
     session.flush()
     return row

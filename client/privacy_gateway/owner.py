@@ -88,6 +88,14 @@ class Owner:
             answer = self._upload(described, Path(file))
         return Dataset(DatasetView.model_validate(answer))
 
+    def freeze_dataset(self, dataset_id: str, *, reason: str) -> DatasetView:
+        """Withdraw a version of a data set from jobs; its people's budget stays open."""
+        return self._set_frozen(dataset_id, "freeze", reason)
+
+    def unfreeze_dataset(self, dataset_id: str, *, reason: str) -> DatasetView:
+        """Offer a withdrawn version again."""
+        return self._set_frozen(dataset_id, "unfreeze", reason)
+
     def draft_policy(
         self, dataset_id: str, source: str, *, tests: str = "", reason: str = "draft"
     ) -> dict[str, Any]:
@@ -126,6 +134,10 @@ class Owner:
         """Draft and activate in one go; the draft stays when the activation is refused."""
         draft = self.draft_policy(dataset_id, source, tests=tests, reason=reason)
         return self.activate_policy(dataset_id, int(draft["number"]))
+
+    def _set_frozen(self, dataset_id: str, verb: str, reason: str) -> DatasetView:
+        answer = self._connection.post(f"/v1/datasets/{dataset_id}/{verb}", {"reason": reason})
+        return DatasetView.model_validate(answer)
 
     def _upload(self, manifest: Mapping[str, Any], file: Path) -> Any:
         with file.open("rb") as stream:

@@ -18,19 +18,20 @@ from starlette.datastructures import UploadFile
 
 from accounting.tables import Population
 from gateway import scope, uploads
-from gateway.body import form_file, form_text, media_type_of, read_form, read_raw
+from gateway.body import form_file, form_text, json_body, media_type_of, read_form, read_raw
 from gateway.deps import Anybody, Configured, Outside, Owner, PageAsked
 from gateway.deps import settings as configured
 from gateway.paging import page
 from gateway.settings import GatewaySettings
 from jobs import catalogue
 from jobs.ingest_source import LIMITS
+from jobs.principal import Principal
 from jobs.services import Services
 from jobs.tables_datasets import Dataset
 from kit.clock import from_micros, rfc3339
 from policies.tables import PolicyRevision
 from privacy_gateway.canonical import loads_strict
-from privacy_gateway.schemas import DatasetByPath, Manifest, parse
+from privacy_gateway.schemas import DatasetByPath, Manifest, Reason, parse
 from privacy_gateway.views import DatasetView, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -139,6 +140,38 @@ def show(services: Outside, caller: Anybody, dataset_id: str) -> DatasetView:
     """One version: metadata, schema and the ids of its assets."""
     with services.database.read() as session:
         return _view(session, scope.dataset(session, caller, dataset_id))
+
+
+@router.post("/{dataset_id}/freeze")
+def freeze(
+    services: Outside, caller: Owner, dataset_id: str, body: Annotated[Reason, json_body(Reason)]
+) -> DatasetView:
+    """Withdraw a version: no new job may name it, running ones end before their next rounds."""
+    return _set_frozen(services, caller, dataset_id, True, body)
+
+
+@router.post("/{dataset_id}/unfreeze")
+def unfreeze(
+    services: Outside, caller: Owner, dataset_id: str, body: Annotated[Reason, json_body(Reason)]
+) -> DatasetView:
+    """Offer a withdrawn version again."""
+    return _set_frozen(services, caller, dataset_id, False, body)
+
+
+def _set_frozen(
+    services: Services, caller: Principal, dataset_id: str, frozen: bool, why: Reason
+) -> DatasetView:
+    with services.database.unit_of_work() as session:
+        scope.own_dataset(session, caller, dataset_id)
+        row = catalogue.set_frozen(
+            session,
+            dataset_id,
+            frozen,
+            reason=why.reason,
+            actor_id=caller.id,
+            now=services.clock(),
+        )
+        return _view(session, row)
 
 
 def _view(session: Session, row: Dataset) -> DatasetView:

@@ -171,6 +171,15 @@ def test_a_researcher_prices_adopts_and_submits(
     assert "cancelled" in run("jobs", "show", sent["id"]).out
 
 
+def test_an_owner_withdraws_a_data_set_and_offers_it_again(
+    run: Run, as_role: Callable[[str], None], house: House
+) -> None:
+    as_role("owner")
+    for verb, frozen in (("freeze", True), ("unfreeze", False)):
+        words = ("dataset", verb, house.dataset.id, "--reason", "complaint", "--format", "json")
+        assert run(*words).json["frozen"] is frozen
+
+
 def test_a_dry_run_decides_and_reserves_nothing(
     run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from jobs.services import Services
-from tests.gateway.clinic import CLIENTS, FEATURES, manifest, npz, open_population, upload
+from tests.gateway.clinic import CLIENTS, FEATURES, manifest, npz, open_population, opened, upload
 from tests.gateway.conftest import Gateway, running
 
 
@@ -176,3 +176,41 @@ def test_nobody_registers_data_on_somebody_elses_people(gateway: Gateway) -> Non
 
     assert theirs["code"] == nobodys["code"] == "not_found"
     assert theirs["detail"] == nobodys["detail"]
+
+
+def test_a_withdrawn_version_takes_no_jobs_until_it_is_offered_again(gateway: Gateway) -> None:
+    clinic = opened(gateway)
+    path = f"/v1/datasets/{clinic.dataset}"
+    why = {"reason": "complaint of a patient"}
+
+    shown = gateway.ok("owner", "POST", f"{path}/freeze", json=why)
+    refused = gateway.refused("researcher", "POST", "/v1/jobs", json=clinic.job())
+    again = gateway.refused("owner", "POST", f"{path}/freeze", json=why)
+
+    assert shown["frozen"] is True
+    assert refused["code"] == "frozen"
+    assert again["code"] == "conflict"
+    assert gateway.ok("researcher", "GET", "/v1/datasets")["items"] == []
+    assert gateway.ok("owner", "POST", f"{path}/unfreeze", json=why)["frozen"] is False
+    gateway.ok("researcher", "POST", "/v1/jobs", json=clinic.job())
+    notes = gateway.ok("auditor", "GET", "/v1/ledger?kind=note")["items"]
+    assert [note["leaf"]["facts"]["action"] for note in notes] == [
+        "dataset freeze", "dataset unfreeze",
+    ]  # fmt: skip
+    assert {note["actor"] for note in notes} == {gateway.ids["owner"]}
+
+
+def test_only_its_owner_withdraws_a_version_and_says_why(gateway: Gateway) -> None:
+    clinic = opened(gateway)
+    path = f"/v1/datasets/{clinic.dataset}/freeze"
+    gateway.add("stranger", "owner")
+
+    for who, body, code in (
+        ("stranger", {"reason": "envy"}, "not_found"),
+        ("admin", {"reason": "power"}, "not_found"),
+        ("researcher", {"reason": "envy"}, "forbidden"),
+        ("owner", {"reason": ""}, "invalid_request"),
+        ("owner", {}, "invalid_request"),
+    ):
+        assert gateway.refused(who, "POST", path, json=body)["code"] == code
+    assert gateway.ok("owner", "GET", f"/v1/datasets/{clinic.dataset}")["frozen"] is False

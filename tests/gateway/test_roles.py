@@ -34,6 +34,8 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/v1/datasets"): {A, O},
     ("GET", "/v1/datasets"): EVERYBODY,
     ("GET", "/v1/datasets/{dataset_id}"): EVERYBODY,
+    ("POST", "/v1/datasets/{dataset_id}/freeze"): {A, O},
+    ("POST", "/v1/datasets/{dataset_id}/unfreeze"): {A, O},
     ("POST", "/v1/datasets/{dataset_id}/policies"): {A, O},
     ("GET", "/v1/datasets/{dataset_id}/policies"): {A, O, U},
     ("GET", "/v1/datasets/{dataset_id}/policies/{number}"): {A, O, U},

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import ledger
 from accounting.ownership import open_population
 from jobs import catalogue
 from jobs.tables_datasets import Dataset
@@ -201,16 +202,43 @@ def test_nothing_is_committed_by_the_catalogue(
         assert list(session.scalars(sa.select(Dataset))) == []
 
 
-def test_withdrawing_leaves_the_content_alone(
+def frozen(session: Session, dataset_id: str, value: bool, reason: str = "complaint") -> Dataset:
+    return catalogue.set_frozen(session, dataset_id, value, reason=reason, actor_id="olga", now=NOW)
+
+
+def test_a_version_can_be_withdrawn_and_offered_again_and_the_ledger_says_why(
     house: Database, source: Path, tmp_path: Path
 ) -> None:
     with house.unit_of_work() as session:
         row = register(session, source, tmp_path)
-        before = row.digest
-        assert catalogue.set_frozen(session, row.id, True).frozen
-        assert row.digest == before
-        with pytest.raises(Refused, match="no such dataset"):
-            catalogue.set_frozen(session, "ds_absent", True)
+        made, digest = row.id, row.digest
+    for value in (True, False):
+        with house.unit_of_work() as session:
+            row = frozen(session, made, value)
+            assert (row.frozen, row.digest) == (value, digest)
+        with pytest.raises(Refused, match="conflict"), house.unit_of_work() as session:
+            frozen(session, made, value)
+    with house.read() as session:
+        notes = ledger.entries(session, population="pop_a", kind="note")
+    assert [entry.leaf["facts"]["action"] for entry in notes] == [
+        "dataset freeze", "dataset unfreeze",
+    ]  # fmt: skip
+    assert {entry.leaf["facts"]["dataset"] for entry in notes} == {made}
+    assert {(entry.leaf["actor"], entry.leaf["reason"]) for entry in notes} == {
+        ("olga", "complaint")
+    }
+
+
+def test_a_withdrawal_needs_a_reason_and_a_version(
+    house: Database, source: Path, tmp_path: Path
+) -> None:
+    with house.unit_of_work() as session:
+        made = register(session, source, tmp_path).id
+    with pytest.raises(Refused) as caught, house.unit_of_work() as session:
+        frozen(session, made, True, " ")
+    assert caught.value.errors[0].field == "reason"
+    with pytest.raises(Refused, match="not_found"), house.unit_of_work() as session:
+        frozen(session, "ds_absent", True)
 
 
 @pytest.mark.parametrize(

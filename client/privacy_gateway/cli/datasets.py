@@ -11,9 +11,12 @@ from privacy_gateway.cli.credentials import connect
 from privacy_gateway.cli.files import read_json
 from privacy_gateway.cli.output import Form, Format, facts, listing
 from privacy_gateway.errors import invalid
+from privacy_gateway.views import DatasetView
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: registered by owners, named in jobs.")
 
+_DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the data set.")]
+_Because = Annotated[str, typer.Option(help="Why; written into the ledger.")]
 _COLUMNS = ["id", "name", "version", "population", "clients", "classes", "policy", "frozen"]
 
 
@@ -45,10 +48,25 @@ def list_datasets(form: Format = Form.table) -> None:
 
 
 @app.command("show")
-def show(
-    dataset: Annotated[str, typer.Argument(help="Id of the data set.")],
-    form: Format = Form.table,
-) -> None:
+def show(dataset: _DatasetId, form: Format = Form.table) -> None:
     """Schema, public constants and assets of a data set; never content."""
     with connect() as domain:
         facts(form, domain.dataset(dataset).view)
+
+
+@app.command("freeze")
+def freeze(dataset: _DatasetId, reason: _Because, form: Format = Form.table) -> None:
+    """Withdraw a version: admit no job on it, end running ones before their next rounds."""
+    with connect() as domain:
+        _brief(domain.owner.freeze_dataset(dataset, reason=reason), form)
+
+
+@app.command("unfreeze")
+def unfreeze(dataset: _DatasetId, reason: _Because, form: Format = Form.table) -> None:
+    """Offer a withdrawn version again."""
+    with connect() as domain:
+        _brief(domain.owner.unfreeze_dataset(dataset, reason=reason), form)
+
+
+def _brief(view: DatasetView, form: Form) -> None:
+    facts(form, view, {column: getattr(view, column) for column in _COLUMNS})
