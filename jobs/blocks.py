@@ -12,11 +12,13 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from accounting import ledger
 from jobs import recheck, rounds, settlement
 from jobs.judgement import Judgement
 from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
+from jobs.tables_datasets import Dataset
 from policies import revisions
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
@@ -102,7 +104,9 @@ def _charge(
 ) -> Block | None:
     """Charge, or end the job as frozen."""
     try:
-        if judged.situation.dataset.frozen:
+        # What the policy was asked about may be frozen since; a freeze is noted under this lock.
+        ledger.lock(session, [job.population_id])
+        if session.get_one(Dataset, job.dataset_id, populate_existing=True).frozen:
             raise Refused("frozen", "the dataset is frozen by its owner")
         return rounds.charge(
             session,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from accounting.tables import Population
 from jobs import admission, blocks, rounds, states
 from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.tables import Job, JobRelease
+from jobs.tables_datasets import Dataset
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
@@ -34,6 +37,21 @@ def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market
     return support.open_market(database, engine, tmp_path)
 
 
+class Meddling:
+    """A policy engine while whose first answer something else happens."""
+
+    def __init__(self, engine: EmbeddedEngine, meanwhile: Callable[[], object]) -> None:
+        self._engine, self._meanwhile = engine, [meanwhile]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def evaluate(self, *arguments: Any, **named: Any) -> Any:
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return self._engine.evaluate(*arguments, **named)
+
+
 def submit(market: Market, **changes: object) -> str:
     request = support.request(market.dataset_id, **({"rounds": 7} | changes))
     return admission.submit(market.services, RESEARCHER, request, None).job.id
@@ -48,6 +66,24 @@ def taken(market: Market, job_id: str, worker: str = "w") -> Claim:
     held = take(market, job_id, worker)
     assert held is not None
     return held
+
+
+@pytest.mark.parametrize("what", ["dataset", "population"])
+def test_a_freeze_while_the_policy_is_asked_is_seen_before_the_charge(
+    market: Market, engine: EmbeddedEngine, what: str
+) -> None:
+    held = taken(market, submit(market))
+    table = {"dataset": Dataset, "population": Population}[what]
+
+    def freeze() -> None:
+        with market.database.unit_of_work() as session:
+            session.execute(sa.update(table).values(frozen=True))
+
+    meddled = market.with_engine(Meddling(engine, freeze))
+    assert blocks.next_block(meddled.services, held) is None
+    with market.database.read() as session:
+        assert session.get_one(Job, held.job_id).status == "frozen"
+    assert market.entries("charge") == []
 
 
 def publish(market: Market, held: Claim, number: int, blob: bytes = b"model") -> bool:
