@@ -26,6 +26,8 @@ from privacy_gateway.schemas import JobRequest
 Sampling = Literal["poisson", "fixed_size", "none"]
 
 MAX_CLIP_NORM: Final = 1e6
+# Far below, one step of the engine's grid C/2²⁰ is no double any more and nothing is clipped.
+MIN_CLIP_NORM: Final = 1e-6
 CLIP_COUNT_NOISE_PER_CLIENT: Final = 0.05
 
 _RELEASES: Final[dict[str, Release]] = {
@@ -220,7 +222,4 @@ def check_clients(field: str, stated: int, registered: int) -> None:
 
 
 def _check_clip_norm(value: object) -> float:
-    number = check_number("algorithm.clip_norm", value, 0.0, MAX_CLIP_NORM)
-    if number <= 0.0:
-        raise invalid("algorithm.clip_norm", "must be above 0", value=number)
-    return number
+    return check_number("algorithm.clip_norm", value, MIN_CLIP_NORM, MAX_CLIP_NORM)

@@ -51,7 +51,7 @@ def test_a_cohort_cannot_be_larger_than_the_population() -> None:
     assert refused_field(clients_per_round=1001) == "clients_per_round"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 0, 0.0, -1.0, True, "1"], ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0, 0.0, 1e-305, -1.0, True, "1"], ids=repr)
 def test_clip_norm_is_strict(value: object) -> None:
     assert refused_field(clip_norm=value) == "algorithm.clip_norm"
 
