@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting.errors import log_damaged
-from accounting.tables import ENTRY, LOG_CHECKPOINT, LOG_KEY, LOG_LEAF, LOG_NODE
+from accounting.tables import ENTRY, LOG_CHECKPOINT, LOG_KEY, LOG_LEAF
 from kit.clock import from_micros
 from privacy_gateway import merkle
 from privacy_gateway.checkpoint import Verifier, read_verifier
@@ -25,9 +25,9 @@ from privacy_gateway.errors import Refused
 # The same words for what is not there and for what is not yours to see.
 NO_LEAF = "there is no such leaf in the log, or it is not yours to see"
 
-_NODES = sa.select(LOG_NODE.c.level, LOG_NODE.c.place, LOG_NODE.c.hash).where(
-    LOG_NODE.c.level.in_(sa.bindparam("levels", expanding=True)),
-    LOG_NODE.c.place.in_(sa.bindparam("places", expanding=True)),
+_NODES = (
+    "WITH wanted(level, place) AS (VALUES {}) SELECT node.level, node.place, node.hash"
+    " FROM wanted JOIN log_node AS node ON node.level = wanted.level AND node.place = wanted.place"
 )
 
 
@@ -108,15 +108,12 @@ def nodes(
         Refused: `unavailable` when one is missing.
     """
     wanted = list(dict.fromkeys(places))
-    # SQLite scans the table for pairs in a list; two lists are looked up in the index, and what
-    # comes too much is little.
-    columns = {"levels": [level for level, _ in wanted], "places": [at for _, at in wanted]}
-    found = {
-        (level, at): bytes(hash_)
-        for level, at, hash_ in session.execute(
-            _NODES, {name: sorted(set(numbers)) for name, numbers in columns.items()}
-        )
-    }
+    if not wanted:
+        return {}
+    # SQLite scans the table for a list of pairs; joined, each is looked up in the index.
+    pairs = ",".join(f"({int(level)},{int(at)})" for level, at in wanted)
+    rows = session.execute(sa.text(_NODES.format(pairs)))
+    found = {(level, at): bytes(hash_) for level, at, hash_ in rows}
     for place in wanted:
         if place not in found:
             raise log_damaged(f"node {place[1]} of level {place[0]} is missing")
