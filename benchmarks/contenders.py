@@ -102,7 +102,7 @@ def _lap(prepare: Callable[[int], Callable[[], Vector]], number: int) -> Lap:
 
 def _flat(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[], Vector]]:
     """The house's engine, set up as launcher and `worker.training.session` do."""
-    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     import tensorflow as tf
 
     from worker.training import models
