@@ -151,8 +151,13 @@ def deny(
         rounds: charge units asked for.
     """
     before = lock(session, [population_id])[population_id]
-    body: dict[str, Any] = {"job": job_id, "researcher": researcher_id, "reason": code}
-    body |= {"facts": dict(facts)}
+    body: dict[str, Any] = {
+        "job": job_id,
+        "researcher": researcher_id,
+        "actor": researcher_id,
+        "reason": code,
+        "facts": dict(facts),
+    }
     if price is not None:
         body |= {
             "mechanism": price.mechanism.canonical(),

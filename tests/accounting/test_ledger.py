@@ -246,6 +246,11 @@ def test_a_denial_and_a_note_change_no_balance(opened: Database) -> None:
         )
     after = balance(opened)
     assert (after.charged, after.reserved, after.head_seq) == (before.charged, before.reserved, 3)
+    with opened.read() as session:
+        written = ledger.entries(session, population="pop_a", after=0)
+    assert [(entry.kind, entry.actor_id) for entry in written[1:]] == [
+        ("deny", "usr_r"), ("note", "u"),
+    ]  # fmt: skip
     assert verify(export(opened)).ok
 
 
