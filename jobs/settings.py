@@ -8,16 +8,23 @@ A secret may come by file: `DATABASE_URL_FILE=/run/secrets/database_url` holds t
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.schemas import refusal_of
 
 PREFIX = "PRIVACY_GATEWAY_"
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+Loaded = TypeVar("Loaded", bound="Settings")
 
 
 class Settings(BaseSettings):
@@ -115,6 +122,25 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment, then `…_FILE`; no dotenv, no guessing."""
         return init_settings, env_settings, _FromFiles(settings_cls)
+
+
+def load(kind: type[Loaded], given: Mapping[str, Any] | None = None) -> Loaded:
+    """The settings of a process, read once.
+
+    Args:
+        kind: `Settings`, or a room's own extension of it.
+        given: what a command line says, before the environment.
+
+    Raises:
+        Refused: `invalid_request` naming the setting, to be explained by the command.
+    """
+    try:
+        return kind.model_validate(dict(given or {}))
+    except ValidationError as error:
+        raise refusal_of(error) from None
+    except (OSError, ValueError) as error:  # a file that cannot be read, or named beside a value
+        fault = FieldError("settings", str(error))
+        raise Refused("invalid_request", f"settings: {error}", errors=[fault]) from None
 
 
 class _FromFiles(PydanticBaseSettingsSource):

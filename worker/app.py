@@ -23,8 +23,9 @@ from jobs.notary import require_not_rolled_back
 from jobs.queue import QUEUE, Queue, celery_app
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
-from jobs.settings import Settings
+from jobs.settings import Settings, load
 from kit import log
+from privacy_gateway.cli.output import explained
 from privacy_gateway.errors import Refused
 from worker import tasks
 from worker.coordinator import Tools
@@ -38,8 +39,13 @@ _log = log.get("worker")
 
 
 def main(settings: Settings | None = None) -> int:
-    """Work until told to stop; returns the exit code."""
-    settings = settings or Settings()
+    """Work until told to stop; returns the exit code.
+
+    Raises:
+        SystemExit: a setting is wrong; standard error says which.
+    """
+    with explained():
+        settings = settings or load(Settings)
     log.configure(settings.log_level)
     if not settings.redis_url:
         _log.error("no_broker", hint="set REDIS_URL, or use `privacy-gateway up`")

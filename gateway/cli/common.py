@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
 from privacy_gateway.cli.output import explained, fail
-from privacy_gateway.schemas import refusal_of
+from privacy_gateway.errors import Refused
 
 if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
@@ -34,13 +33,14 @@ def load_settings(
 ) -> GatewaySettings:
     """Settings from the environment, with flags on top and an absolute state directory."""
     from gateway.settings import GatewaySettings
+    from jobs.settings import load
 
     flags = {"state_dir": state, "host": host, "port": port}
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        settings = GatewaySettings.model_validate(given)
-    except ValidationError as error:
-        fail(refusal_of(error))
+        settings = load(GatewaySettings, given)
+    except Refused as refusal:
+        fail(refusal)
     return settings.model_copy(update={"state_dir": settings.state_dir.resolve()})
 
 

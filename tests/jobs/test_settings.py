@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.settings import Settings
+from jobs.settings import Settings, load
+from privacy_gateway.errors import Refused
 
 
 def test_one_machine_needs_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,21 @@ def test_both_ways_at_once_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="not both"):
         Settings()
+
+
+def test_what_is_wrong_is_told_as_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PRIVACY_GATEWAY_ROUNDS_PER_BLOCK", "many")
+    with pytest.raises(Refused) as caught:
+        load(Settings)
+    assert caught.value.errors[0].field == "rounds_per_block"
+    monkeypatch.setenv("PRIVACY_GATEWAY_ROUNDS_PER_BLOCK", "3")
+    assert load(Settings, {"state_dir": tmp_path}).state_dir == tmp_path
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "absent"))
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(Refused, match="absent"):
+        load(Settings)
 
 
 @pytest.mark.parametrize(

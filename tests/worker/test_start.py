@@ -36,3 +36,15 @@ def test_an_old_backup_is_refused(settings: Settings) -> None:
 
 def test_a_database_without_tables_is_refused(settings: Settings) -> None:
     assert app.main(settings) == app.REFUSED_TO_START
+
+
+def test_a_setting_that_is_wrong_is_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PRIVACY_GATEWAY_ROUNDS_PER_BLOCK", "many")
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 3
+    told = capsys.readouterr().err
+    assert "rounds_per_block" in told
+    assert "Traceback" not in told
