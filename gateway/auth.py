@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import string
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ def create_user(
     session.add(user)
     session.flush()
     return user
+
+
+def generate_password() -> str:
+    """A password with 144 bits of chance; a letter first, so that no command reads a flag."""
+    return secrets.choice(string.ascii_letters) + secrets.token_urlsafe(18)
 
 
 def hash_password(password: str) -> str:

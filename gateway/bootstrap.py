@@ -6,7 +6,6 @@ the caller shows a generated password, once.
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -48,7 +47,7 @@ def first_admin(database: Database, settings: GatewaySettings) -> FirstAdmin | N
         Refused: `invalid_request` for an address or password that no account could have.
     """
     given = settings.admin_password
-    password = given.get_secret_value() if given else secrets.token_urlsafe(18)
+    password = given.get_secret_value() if given else auth.generate_password()
     wanted = {"email": settings.admin_email, "password": password, "role": "admin"}
     with database.read() as session:
         if session.scalar(sa.select(USER.c.id).limit(1)) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Annotated
 
 import typer
@@ -34,7 +33,7 @@ def add(
 
     with explained(), open_database(load_settings(state)) as database:
         schema.require_current(database)
-        chosen = password or secrets.token_urlsafe(18)
+        chosen = password or auth.generate_password()
         body = parse(
             NewUser,
             {"email": email, "password": chosen, "role": role, "organisation": organisation},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,35 +25,73 @@ class _Ill(Exception):
     """A check's finding: what is wrong and what to do."""
 
 
+class _Remark(Exception):
+    """What is absent where nothing needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """One line: what was looked at, whether it is well, and what there is to say."""
+
+    part: str
+    ok: bool
+    detail: str
+    remark: bool = False
+
+    @property
+    def mark(self) -> str:
+        """First word of the line."""
+        if self.remark:
+            return "note"
+        return "ok  " if self.ok else "FAIL"
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """The line for programs."""
+        return {"part": self.part, "ok": self.ok, "detail": self.detail}
+
+
 def doctor(
     state: State = None,
+    worker: Annotated[
+        bool | None,
+        typer.Option(
+            "--worker/--no-worker",
+            help="Whether a worker is to run here; by default only without REDIS_URL, where `up` "
+            "runs one.",
+        ),
+    ] = None,
     format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Look at Python, state directory, database, policy engine, broker and TensorFlow."""
-    findings = list(_examine(load_settings(state)))
+    """Look at Python, state directory, database, policy engine, broker and TensorFlow.
+
+    TensorFlow is needed only where a worker runs; elsewhere its absence is a remark.
+    """
+    settings = load_settings(state)
+    needed = not settings.redis_url if worker is None else worker
+    findings = list(_examine(settings, needed))
     if format_ == "json":
-        typer.echo(
-            json.dumps([dict(zip(("part", "ok", "detail"), row, strict=True)) for row in findings])
-        )
+        typer.echo(json.dumps([finding.as_dict() for finding in findings]))
     else:
-        for part, ok, detail in findings:
-            typer.echo(f"{'ok  ' if ok else 'FAIL'}  {part:<10}  {detail}")
-    raise typer.Exit(0 if all(ok for _, ok, _ in findings) else 1)
+        for finding in findings:
+            typer.echo(f"{finding.mark}  {finding.part:<10}  {finding.detail}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _examine(settings: GatewaySettings) -> Iterator[tuple[str, bool, str]]:
+def _examine(settings: GatewaySettings, worker: bool) -> Iterator[_Finding]:
     checks: dict[str, Check] = {
         "python": _python,
         "database": _database,
         "policy": _engine,
         "broker": _broker,
-        "training": _training,
+        "training": partial(_training, worker),
     }
     for part, check in checks.items():
         try:
-            yield part, True, check(settings)
+            yield _Finding(part, True, check(settings))
+        except _Remark as remark:
+            yield _Finding(part, True, str(remark), remark=True)
         except (_Ill, Refused) as finding:
-            yield part, False, str(finding)
+            yield _Finding(part, False, str(finding))
 
 
 def _python(_settings: GatewaySettings) -> str:
@@ -104,7 +144,9 @@ def _broker(settings: GatewaySettings) -> str:
     return f"embedded {binary.rpartition('/')[2]}"
 
 
-def _training(_settings: GatewaySettings) -> str:
-    if find_spec("tensorflow") is None:
+def _training(worker: bool, _settings: GatewaySettings) -> str:
+    if find_spec("tensorflow") is not None:
+        return "TensorFlow is installed"
+    if worker:
         raise _Ill("TensorFlow is not installed; a worker needs the extra [worker]")
-    return "TensorFlow is installed"
+    raise _Remark("TensorFlow is not installed; only a worker needs it, and none runs here")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway import auth
 from kit.process import environment, free_port, spawn, stop
 from privacy_gateway.errors import Refused
 
@@ -47,7 +47,7 @@ def fresh_state(folder: Path) -> Path:
 @contextmanager
 def gateway(state: Path) -> Iterator[Running]:
     """Start `up`, wait for its ready line, stop it at the end."""
-    password = secrets.token_urlsafe(18)
+    password = auth.generate_password()
     extra = {
         "PRIVACY_GATEWAY_ADMIN_EMAIL": ADMIN,
         "PRIVACY_GATEWAY_ADMIN_PASSWORD": password,

@@ -13,6 +13,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from accounting import log_keys
+from gateway import auth
+from gateway.cli import doctor
 from gateway.cli.main import register
 
 Run = Callable[..., Result]
@@ -90,6 +92,63 @@ def test_doctor_says_what_is_missing(run: Run) -> None:
     assert "migrate" in parts["database"]["detail"]
     assert before.exit_code == 1
     assert {row["part"]: row["ok"] for row in json.loads(after.stdout)}["database"]
+
+
+@pytest.mark.parametrize(
+    ("redis", "flags", "ok", "mark"),
+    [
+        (False, (), False, "FAIL"),
+        (True, (), True, "note"),
+        (True, ("--worker",), False, "FAIL"),
+        (False, ("--no-worker",), True, "note"),
+    ],
+)
+def test_doctor_wants_tensorflow_only_where_a_worker_runs(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    redis_url: str,
+    redis: bool,
+    flags: tuple[str, ...],
+    ok: bool,
+    mark: str,
+) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
+    run("migrate")
+    if redis:
+        monkeypatch.setenv("REDIS_URL", redis_url)
+
+    told = run("doctor", *flags)
+    listed = run("doctor", *flags, "--format", "json")
+
+    line = next(line for line in told.stdout.splitlines() if "TensorFlow" in line)
+    assert line.startswith(mark)
+    assert {row["part"]: row["ok"] for row in json.loads(listed.stdout)}["training"] is ok
+    assert told.exit_code == listed.exit_code == (0 if ok else 1)
+
+
+def test_a_generated_password_is_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth.secrets, "token_urlsafe", lambda _: "-" * 24)
+    passwords = [auth.generate_password() for _ in range(20)]
+    assert all(password[0].isalpha() for password in passwords)
+    assert len(set(passwords)) > 1
+
+
+def test_a_password_made_for_an_account_starts_with_a_letter(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("migrate")
+    monkeypatch.setattr(auth.secrets, "token_urlsafe", lambda _: "-" * 24)
+    told = run("user", "add", "--email", "ada@example.org", "--role", "researcher").stdout
+    assert told.partition("password ")[2][0].isalpha()
+
+
+def test_a_setting_that_is_wrong_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "absent"))
+    told = run("doctor")
+    assert told.exit_code == 3
+    assert "absent" in told.stderr
 
 
 def test_serve_refuses_an_old_schema_at_once(run: Run) -> None:
