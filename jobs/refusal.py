@@ -66,6 +66,8 @@ def left_facts(judged: Judgement) -> dict[str, float]:
 
 
 def _sentence(judged: Judgement) -> str:
-    """The code's own sentence, then what fired."""
+    """The code's own sentence, then what fired; a freeze says in its rule what is frozen."""
     fired = "; ".join(dict.fromkeys(rule.message or rule.code for rule in judged.rules))
+    if judged.code == "frozen" and fired:
+        return fired[0].upper() + fired[1:]
     return f"{CODES[judged.code or 'policy_error']} {fired}".strip()

@@ -20,7 +20,7 @@ CODES: dict[str, str] = {
     "policy_refused": "The policy revision did not pass its checks and was not activated.",
     "budget_exceeded": "The privacy budget of the population has no room for the request.",
     "quota_exceeded": "The researcher's share of the budget has no room for the request.",
-    "frozen": "The population is frozen by its owner.",
+    "frozen": "The population or the data set is frozen by its owner.",
     "floor": "The request lies below a floor that no policy can relax.",
     "price_disagreement": "The two price engines disagree; nothing is admitted at an unsure price.",
     "price_overflow": "The price is too large to be stored.",

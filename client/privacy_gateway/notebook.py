@@ -14,7 +14,7 @@ _STYLE = "text-align:left;vertical-align:top;padding:2px 10px 2px 0"
 
 def text_of(value: Any) -> str:
     """A value as a person reads it."""
-    if value is None:
+    if value is None or value in ([], (), {}):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -13,7 +13,7 @@ stands the log with its signed checkpoint (`privacy_gateway.logbook`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
@@ -98,29 +98,29 @@ class _Chain:
     lost: int = 0
     head: tuple[int, str] | None = None
     head_line: int = 0
-    checked_heads: int = 0
+    met: set[int] = field(default_factory=set)
     seals: bytearray = field(default_factory=bytearray)
 
 
 def verify(
     lines: Iterable[bytes],
     *,
-    expect_heads: Mapping[str, tuple[int, str]] | None = None,
+    expect_heads: Iterable[tuple[str, int, str]] = (),
     asked: Asked | None = None,
 ) -> Report:
     """Verify an export.
 
     Args:
         lines: the export's lines, with or without line ends; a binary file will do.
-        expect_heads: (seq, hash) by population, known from elsewhere (a witness, a receipt, an
-            earlier export). The export must contain exactly that entry.
+        expect_heads: (population, seq, hash), known from elsewhere (a witness, a receipt, an
+            earlier export), any number of them. The export must contain exactly those entries.
         asked: keys of the log and an older checkpoint. Without keys the tree is recomputed and
             compared with the checkpoint, but nobody vouches for the checkpoint.
 
     Returns:
         What was found, in the order of the lines.
     """
-    reader = _Reader(expect_heads or {}, asked or Asked())
+    reader = _Reader(expect_heads, asked or Asked())
     for line in lines:
         reader.read(line.rstrip(b"\n"))
     return reader.finish()
@@ -129,8 +129,10 @@ def verify(
 class _Reader:
     """One pass over the lines; memory grows with populations and jobs, not with entries."""
 
-    def __init__(self, expect_heads: Mapping[str, tuple[int, str]], asked: Asked) -> None:
-        self._expect_heads = expect_heads
+    def __init__(self, expect_heads: Iterable[tuple[str, int, str]], asked: Asked) -> None:
+        self._expected: dict[str, dict[int, set[str]]] = {}
+        for name, seq, sealed in expect_heads:
+            self._expected.setdefault(name, {}).setdefault(seq, set()).add(sealed)
         self._prices = Prices()
         self._chains: dict[str, _Chain] = {}
         self._problems: list[Problem] = []
@@ -161,7 +163,7 @@ class _Reader:
         for name, found in self._chains.items():
             self._close(name, found)
         self._check_count()
-        for name in self._expect_heads:
+        for name in self._expected:
             if name not in self._chains:
                 self._found(None, "truncated", "an expected population is absent", name)
         log = self._judge_log()
@@ -292,11 +294,9 @@ class _Reader:
             self._check_head(name, found, *found.head)
         for absent, line in found.missing.items():
             self._found(absent, "dropped", f"entry {absent} is missing", name, line)
-        expected = self._expect_heads.get(name)
-        if expected is not None and found.checked_heads == 0:
-            self._found(
-                found.expected, "truncated", f"the expected entry {expected[0]} is absent", name
-            )
+        for seq in sorted(self._expected.get(name, {}).keys() - found.met):
+            detail = f"the expected entry {seq} is absent"
+            self._found(found.expected, "truncated", detail, name)
 
     def _check_head(self, name: str, found: _Chain, seq: int, sealed: str) -> None:
         last = found.expected - 1
@@ -312,11 +312,11 @@ class _Reader:
             self._found(seq, "head", detail, name, found.head_line)
 
     def _check_expected_head(self, found: _Chain, name: str, seq: int, sealed: str) -> None:
-        expected = self._expect_heads.get(name)
-        if expected is None or expected[0] != seq:
+        expected = self._expected.get(name, {}).get(seq)
+        if expected is None:
             return
-        found.checked_heads += 1
-        if expected[1] != sealed:
+        found.met.add(seq)
+        if expected != {sealed}:
             self._found(seq, "head", "history differs from the expected head", name)
 
     def _check_count(self) -> None:

@@ -98,18 +98,18 @@ def export(
 def show(services: Outside, caller: OwnerOrAuditor, entry_id: str) -> EntryView:
     """One entry, by the `id` of the listing."""
     with services.database.read() as session:
-        found = ledger.entry(session, _position(entry_id) or 0)
+        found = ledger.entry(session, _position(entry_id, "entry_id") or 0)
         if not _visible(scope.population_ids(session, caller), found):
             raise Refused("not_found", f"there is no ledger entry {entry_id}")
     return _view(found)
 
 
-def _position(text: str | None) -> int | None:
+def _position(text: str | None, field: str = "after") -> int | None:
     """An entry's id from a parameter."""
     if text is None:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise invalid("after", "is the id of an entry", value=text[:80])
+        raise invalid(field, "is the id of an entry", value=text[:80])
     return int(text)
 
 

@@ -162,13 +162,27 @@ def test_a_researcher_prices_adopts_and_submits(
     modest = write(tmp_path / "modest.json", run("quote", greedy, "--adopt").out)
     assert run("quote", modest).code == 0
     sent = run("submit", modest, "--key", "once", "--format", "json").json
-    assert run("submit", modest, "--key", "once", "--format", "json").json["id"] == sent["id"]
+    again = run("submit", modest, "--key", "once", "--format", "json")
+    assert again.json["id"] == sent["id"]
+    assert "jobs watch" in again.err
     assert run("jobs", "watch", sent["id"], "--timeout", "0.1").code == 7
     assert run("jobs", "result", sent["id"]).code == 7
     assert run("jobs", "cancel", sent["id"], "--format", "json").json["status"] == "cancelled"
+    over = run("submit", modest, "--key", "once").err
+    assert "cancelled" in over
+    assert "jobs watch" not in over
     assert run("jobs", "watch", sent["id"]).code == 7
     assert run("jobs", "receipt", sent["id"], "--format", "json").code == 0
     assert "cancelled" in run("jobs", "show", sent["id"]).out
+
+
+def test_a_shape_without_dimensions_is_shown_as_such(
+    run: Run, as_role: Callable[[str], None], house: House
+) -> None:
+    as_role("owner")
+    shown = run("dataset", "show", house.dataset.id).out
+    assert "shape 2, 2" in shown
+    assert "shape –" in shown
 
 
 def test_an_owner_withdraws_a_data_set_and_offers_it_again(
@@ -207,7 +221,13 @@ def test_an_auditor_exports_and_verifies_without_a_server(
     assert run("verify", export).code == 0
     head = listed.json[-1]
     expected = f"{head['population']}:{head['seq']}:{head['hash']}"
+    wrong = f"{head['population']}:{head['seq']}:{'0' * 64}"
     assert run("verify", export, "--expect", expected).code == 0
+    for order in ((wrong, expected), (expected, wrong)):
+        heads = [word for text in order for word in ("--expect", text)]
+        told = run("verify", export, *heads)
+        assert told.code == 8
+        assert "1 problem:" in told.err
     data = bytearray(export.read_bytes())
     data[data.index(b'"kind":"reserve"') + 9] ^= 1
     export.write_bytes(data)

@@ -180,13 +180,28 @@ def test_a_head_written_down_elsewhere_uncovers_a_rewritten_or_rolled_back_histo
 ) -> None:
     summary = verify(lines).populations["pop_a"]
     seq, sealed = summary.head_seq, summary.head_hash
-    assert verify(lines, expect_heads={"pop_a": (seq, sealed)}).ok
-    other = verify(lines, expect_heads={"pop_a": (seq, "0" * 64)})
+    assert verify(lines, expect_heads=[("pop_a", seq, sealed)]).ok
+    other = verify(lines, expect_heads=[("pop_a", seq, "0" * 64)])
     assert [problem.kind for problem in other.problems] == ["head"]
-    newer = verify(lines, expect_heads={"pop_a": (seq + 1, sealed)})
+    newer = verify(lines, expect_heads=[("pop_a", seq + 1, sealed)])
     assert [problem.kind for problem in newer.problems] == ["truncated"]
-    absent = verify(lines, expect_heads={"pop_z": (1, sealed)})
+    absent = verify(lines, expect_heads=[("pop_z", 1, sealed)])
     assert [problem.kind for problem in absent.problems] == ["truncated"]
+
+
+def test_every_head_of_a_population_is_held_against_its_history(lines: list[bytes]) -> None:
+    summary = verify(lines).populations["pop_a"]
+    right, wrong = (
+        ("pop_a", summary.head_seq, summary.head_hash),
+        ("pop_a", summary.head_seq, "0" * 64),
+    )
+    later = ("pop_a", summary.head_seq + 7, "1" * 64)
+    assert verify(lines, expect_heads=[right, right]).ok
+    for heads in ([right, wrong], [wrong, right]):
+        assert [problem.kind for problem in verify(lines, expect_heads=heads).problems] == ["head"]
+    for heads in ([right, later], [later, right]):
+        problems = verify(lines, expect_heads=heads).problems
+        assert [problem.kind for problem in problems] == ["truncated"]
 
 
 def forged(lines: list[bytes], change: Callable[[Leaf], None], seq: int) -> Report:

@@ -97,3 +97,16 @@ def test_an_owner_sees_only_their_own_populations(clinic: Clinic) -> None:
     hidden = house.refused("other", "GET", f"/v1/ledger/{everything[0]['id']}")
     missing = house.refused("other", "GET", "/v1/ledger/999999")
     assert hidden["code"] == missing["code"] == "not_found"
+
+
+def test_an_entry_that_cannot_be_is_refused_under_its_own_name(gateway: Gateway) -> None:
+    shown = gateway.refused("auditor", "GET", "/v1/ledger/first")
+    listed = gateway.refused("auditor", "GET", "/v1/ledger?after=first")
+    assert [problem["errors"][0]["field"] for problem in (shown, listed)] == ["entry_id", "after"]
+
+
+def test_a_refused_job_is_entered_with_who_asked(gateway: Gateway) -> None:
+    clinic = opened(gateway)
+    gateway.refused("researcher", "POST", "/v1/jobs", json=clinic.job(purpose="ads"))
+    (entry,) = gateway.ok("auditor", "GET", "/v1/ledger?kind=deny")["items"]
+    assert entry["actor"] == entry["researcher"] == gateway.ids["researcher"]

@@ -206,7 +206,9 @@ def test_a_frozen_population_admits_nothing(market: Market) -> None:
             actor_id=OWNER.id,
             now=market.clock(),
         )
-    assert refusal(market).code == "frozen"
+    refused = refusal(market)
+    assert refused.code == "frozen"
+    assert refused.detail == "The population is frozen by its owner"
     assert market.entries("reserve") == []
 
 
@@ -215,6 +217,7 @@ def test_a_withdrawn_dataset_admits_nothing(small_market: Market) -> None:
         session.execute(sa.update(Dataset).values(frozen=True))
     refused = refusal(small_market)
     assert refused.code == "frozen"
+    assert refused.detail == "The dataset is frozen by its owner"
     assert refused.facts["counter_offer"] is None
 
 

@@ -58,7 +58,7 @@ def submit(
             _follow(sent, form, None)
         else:
             facts(form, sent.view, {"id": sent.id} | sent.facts())
-            note(f"next: privacy-gateway jobs watch {sent.id}")
+            _note_next(sent)
 
 
 @app.command("list")
@@ -118,6 +118,16 @@ def receipt(job: JobId, form: Format = Form.table) -> None:
     """What was guaranteed to the people in the data."""
     with connect() as domain:
         facts(form, domain.job(job).receipt())
+
+
+def _note_next(job: Job) -> None:
+    """A key that was used before answers its job of then, which may be over."""
+    if job.status == "completed":
+        note(f"next: privacy-gateway jobs result {job.id}")
+    elif job.ended:
+        note(f"this job is over: {job.status}; use a new --key for a new job")
+    else:
+        note(f"next: privacy-gateway jobs watch {job.id}")
 
 
 def _follow(job: Job, form: Form, timeout: float | None) -> None:

@@ -110,7 +110,7 @@ def verify(
     from privacy_gateway import verify as verifier
     from privacy_gateway.logbook import Asked
 
-    heads = dict(_head(text) for text in expect or [])
+    heads = [_head(text) for text in expect or []]
     asked = Asked(
         keys=[found for text in key or [] for found in _keys(text)],
         older=_text("checkpoint", older) if older else None,
@@ -124,7 +124,9 @@ def verify(
         raise invalid("export", f"{export} is empty; an export has at least one line")
     _show(asdict(report), form)
     if not report.ok:
-        note(f"{len(report.problems)} problems: this ledger is not what was written")
+        found = len(report.problems)
+        problems = "1 problem" if found == 1 else f"{found} problems"
+        note(f"{problems}: this ledger is not what was written")
         raise SystemExit(DAMAGED)
     note("every entry is sealed, priced and admitted as it should be")
     _note_log(report.log)
@@ -168,12 +170,12 @@ def _text(field: str, path: Path) -> str:
         raise invalid(field, f"{path} is no text") from error
 
 
-def _head(text: str) -> tuple[str, tuple[int, str]]:
+def _head(text: str) -> tuple[str, int, str]:
     """`POPULATION:SEQ:HASH`."""
     parts = text.split(":")
     if len(parts) != 3 or not parts[1].isascii() or not parts[1].isdigit():
         raise invalid("expect", "has the form POPULATION:SEQ:HASH", value=text[:200])
-    return parts[0], (int(parts[1]), parts[2])
+    return parts[0], int(parts[1]), parts[2]
 
 
 def _show(report: dict[str, Any], form: Form) -> None:

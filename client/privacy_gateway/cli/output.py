@@ -51,7 +51,7 @@ NEXT = {
     "policy_denied": "see `privacy-gateway quote` for the nearest job that passes",
     "policy_unavailable": "nothing was admitted; run the command again later",
     "policy_refused": "correct the findings and run `privacy-gateway policy publish` again",
-    "frozen": "ask the owner; `population unfreeze` lets jobs go on",
+    "frozen": "ask the owner; `population unfreeze` or `dataset unfreeze` lets jobs go on",
     "not_ready": "wait with `privacy-gateway jobs watch JOB`",
     "idempotency_mismatch": "use a new --key for a new job",
 }
