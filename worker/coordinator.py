@@ -206,7 +206,8 @@ def _give_back(services: Services, tools: Tools, held: Claim, reason: str) -> En
     """Back to the queue, or the end when too many attempts in a row failed."""
     now = services.clock()
     # A policy engine that is down and a worker that was told to stop say nothing about the job.
-    blameless = reason in ("worker_stopping", "policy_unavailable") or tools.stopping()
+    public = reason in ("worker_stopping", "policy_unavailable")
+    blameless = public or tools.stopping()
     with services.database.unit_of_work() as session:
         job = rounds.guard(session, held)
         if not blameless and job.attempt >= services.settings.maximum_attempts:
@@ -222,7 +223,10 @@ def _give_back(services: Services, tools: Tools, held: Claim, reason: str) -> En
             return "ended"
         # Asking a policy engine that is down again at once would only be noise.
         later = reason == "policy_unavailable"
-        rounds.release(session, held, reason=reason, now=now, blameless=blameless, later=later)
+        # What a failed attempt met may have been somebody's data: the event names no kind of it.
+        shown = reason if public else "attempt_failed"
+        rounds.release(session, held, reason=shown, now=now, blameless=blameless, later=later)
+    _log.warning("given_back", job=held.job_id, fence=held.fence, because=reason)
     return "returned"
 
 

@@ -243,6 +243,20 @@ def test_resumed_and_uninterrupted_jobs_release_the_same_model(market: Market) -
     assert digests[:5] == [row.digest for row in releases(market, straight)]
 
 
+def test_the_event_of_a_failed_attempt_names_no_kind_of_failure(market: Market) -> None:
+    """Out of memory or not could depend on one person's examples."""
+    job_id = submit(market)
+
+    def crash(_: int) -> None:
+        raise SandboxFailed(FailureCode.OUT_OF_MEMORY)
+
+    run(market, job_id, Stable(crash))
+    with market.database.read() as session:
+        told = [event.body for event in events.since(session, job_id)]
+    assert "out_of_memory" not in json.dumps(told)
+    assert told[-1]["reason"] == "attempt_failed"
+
+
 def test_attempts_are_capped_and_what_data_could_have_caused_is_paid(market: Market) -> None:
     job_id = submit(market)
 
