@@ -26,7 +26,7 @@ FINAL = frozenset(
     {"denied", "completed", "failed", "cancelled", "expired", "stopped_by_policy", "frozen"}
 )
 FIRST_POLL_SECONDS = 0.2
-LONGEST_POLL_SECONDS = 2.0
+LONGEST_POLL_SECONDS = 1.0
 
 
 class JobNotCompleted(RuntimeError):

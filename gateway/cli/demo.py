@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,8 @@ def demo(
     from gateway.demo import server, story
 
     console = Console(highlight=False)
+    # Her notebook opens while the gateway starts: importing Keras takes seconds.
+    threading.Thread(target=importlib.import_module, args=("keras",), daemon=True).start()
     with explained():
         folder = server.fresh_state(state.resolve())
         with server.gateway(folder) as running:

@@ -51,7 +51,7 @@ AMBITION: dict[str, Any] = {
     "noise_multiplier": 1.0,
     "no_clients": data.CLIENTS,
 }
-SMALL = {**AMBITION, "rounds": 5, "noise_multiplier": 4.0}
+SMALL = {**AMBITION, "rounds": 5, "noise_multiplier": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
