@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NoReturn
+from math import isfinite
+from typing import Any
 
 from privacy_gateway.errors import Refused, invalid
 
 MAX_DEPTH = 32
 MAX_BYTES = 1_048_576
+_INT_DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -51,20 +54,51 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
     """Parse JSON that every parser reads alike.
 
     Raises:
-        Refused: `invalid_request` on field `body` (or the duplicate key's name) for anything that
-            is not UTF-8 JSON, NaN, Infinity, numbers beyond a double, duplicate keys, nesting
-            deeper than `max_depth`; `too_large` beyond `max_bytes`.
+        Refused: `invalid_request` on the path of a number that is NaN, infinite, beyond a double
+            or beyond 64 bits; on a key that appears twice; on `body` for what is not UTF-8 JSON
+            or is nested deeper than `max_depth`; `too_large` beyond `max_bytes`.
     """
     if len(data) > max_bytes:
         raise Refused("too_large", f"the body has {len(data)} bytes; at most {max_bytes}")
     _check_depth(data, max_depth)
+    unreadable: list[_Unreadable] = []
+    value = _parsed(data, unreadable)
+    if unreadable:
+        place, found = next(_places(value, ""))
+        raise invalid(place or "body", found.message, value=found.text)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A number that not every parser reads alike, standing where it stood."""
+
+    text: str
+    message: str
+
+
+def _parsed(data: bytes, unreadable: list[_Unreadable]) -> Any:
+    """The JSON value; every unreadable number in it is also listed in `unreadable`."""
+
+    def note(text: str, message: str) -> _Unreadable:
+        unreadable.append(_Unreadable(text[:40], message))
+        return unreadable[-1]
+
+    def finite(text: str) -> float | _Unreadable:
+        number = float(text)
+        return number if isfinite(number) else note(text, "is beyond a double")
+
+    def bounded(text: str) -> int | _Unreadable:
+        # An integer of a million digits takes Python minutes; no field needs more than 64 bits.
+        return int(text) if len(text) <= _INT_DIGITS else note(text, "is beyond 64 bits")
+
     try:
         return json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_bounded_int,
+            parse_constant=lambda name: note(name, f"{name} is not a JSON number"),
+            parse_float=finite,
+            parse_int=bounded,
         )
     except UnicodeDecodeError as error:
         raise invalid("body", "is not UTF-8") from error
@@ -72,6 +106,18 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
         raise invalid(
             "body", f"is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from error
+
+
+def _places(value: Any, path: str) -> Iterator[tuple[str, _Unreadable]]:
+    """Paths (`algorithm.clip_norm`, `layers[3]`) of the unreadable numbers, in order."""
+    if isinstance(value, _Unreadable):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield from _places(member, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from _places(member, f"{path}[{index}]")
 
 
 def _refuse_floats(value: Any) -> None:
@@ -94,24 +140,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise invalid(key, "appears twice in one object")
         members[key] = value
     return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise invalid("body", f"{name} is not a JSON number", value=name)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise invalid("body", f"the number {text[:40]} is beyond a double", value=text[:40])
-    return number
-
-
-def _bounded_int(text: str) -> int:
-    # An integer of a million digits takes Python minutes; no field needs more than 64 bits.
-    if len(text) > 20:
-        raise invalid("body", f"the integer {text[:20]}… is beyond 64 bits", value=text[:20])
-    return int(text)
 
 
 def _check_depth(data: bytes, max_depth: int) -> None:

@@ -29,13 +29,13 @@ def _text(clinic: Clinic, old: str, new: str) -> bytes:
 
 
 RAW = [
-    ('"noise_multiplier": 2.0', '"noise_multiplier": NaN', "body"),
-    ('"noise_multiplier": 2.0', '"noise_multiplier": Infinity', "body"),
-    ('"noise_multiplier": 2.0', '"noise_multiplier": -Infinity', "body"),
-    ('"noise_multiplier": 2.0', '"noise_multiplier": 1e400', "body"),
+    ('"noise_multiplier": 2.0', '"noise_multiplier": NaN', "noise_multiplier"),
+    ('"noise_multiplier": 2.0', '"noise_multiplier": Infinity', "noise_multiplier"),
+    ('"noise_multiplier": 2.0', '"noise_multiplier": -Infinity', "noise_multiplier"),
+    ('"noise_multiplier": 2.0', '"noise_multiplier": 1e400', "noise_multiplier"),
     ('"rounds": 4', '"rounds": 10.0', "rounds"),
     ('"rounds": 4', '"rounds": 1e1', "rounds"),
-    ('"rounds": 4', '"rounds": 99999999999999999999999', "body"),
+    ('"rounds": 4', '"rounds": 99999999999999999999999', "rounds"),
     ('"rounds": 4', '"rounds": 4, "rounds": 5', "rounds"),
     ('"rounds": 4', '"rounds": 4,', "body"),
     ('"rounds": 4', f'"rounds": {"[" * 60}{"]" * 60}', "body"),
