@@ -270,7 +270,7 @@ def test_not_found_and_forbidden_have_their_own_codes(
 
 @pytest.mark.parametrize(
     ("text", "field"),
-    [('{"rounds": NaN}', "body"), ('{"rounds": 1, "rounds": 2}', "rounds"), ("[1]", "job")],
+    [('{"rounds": NaN}', "rounds"), ('{"rounds": 1, "rounds": 2}', "rounds"), ("[1]", "job")],
 )
 def test_job_files_are_read_strictly(
     run: Run, as_role: Callable[[str], None], tmp_path: Path, text: str, field: str
