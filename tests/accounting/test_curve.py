@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -131,6 +132,42 @@ def test_published_values_by_the_classic_conversion(case: dict[str, Any]) -> Non
     )
     expected = case.get("reproduced", case["published"])
     assert epsilon == pytest.approx(expected, abs=case.get("tol", 0.005))
+
+
+def test_published_values_that_other_conversions_gave() -> None:
+    """Abadi 2016 by its own integer grid, and by ours; TF Privacy's extreme case by our orders."""
+    abadi = PUBLISHED["abadi2016_E400"]
+    steps, delta = abadi["inputs"]["steps"], abadi["inputs"]["delta"]
+    classic = min(
+        steps * rdp.sgm_rdp(0.01, 4.0, float(order)) - math.log(delta) / (order - 1)
+        for order in range(2, 33)
+    )
+    assert classic == pytest.approx(abadi["reproduced"], abs=1e-4)
+    assert standalone_epsilon(poisson(0.01, 4.0), steps, delta) == pytest.approx(abadi["cks"])
+    huge = Mechanism("poisson_gaussian", 0.1, 10**8, 1024)
+    rounds = -(-10 * 10**8 // 1024)
+    assert standalone_epsilon(huge, rounds, 1e-7) == pytest.approx(7801.06, abs=0.01)
+
+
+def test_a_published_zcdp_figure_by_our_conversion() -> None:
+    """Gboard 2022: the matrix mechanism is not ours, its conversion from ρ to ε is."""
+    case = PUBLISHED["gboard_es_2022"]
+    rho, delta = case["published"]["zcdp_rho"], Decimal(str(case["inputs"]["delta"]))
+    orders = [Decimal(1) + Decimal(step) / 100 for step in range(10, 3000)]
+    epsilon = min(float(Decimal(str(rho)) * a + rdp._conversion(a, delta)) for a in orders)
+    assert epsilon == pytest.approx(8.922, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_published_noise_and_epsilon_by_pld() -> None:
+    noise = PUBLISHED["jax_privacy_noise"]
+    q, steps, delta = (noise["inputs"][name] for name in ("q", "steps", "delta"))
+    epsilon = standalone_epsilon_pld(poisson(q, noise["published_z"]), steps, delta)
+    assert epsilon == pytest.approx(noise["inputs"]["epsilon"], abs=2e-3)
+    abadi = PUBLISHED["abadi2016_E400"]
+    assert standalone_epsilon_pld(poisson(0.01, 4.0), 40_000, 1e-5) == pytest.approx(
+        abadi["pld"], abs=1e-4
+    )
 
 
 def test_published_noise_multiplier() -> None:
