@@ -24,7 +24,7 @@ __all__ = ["State", "explained", "fail", "load_settings", "open_database"]
 
 State = Annotated[
     Path | None,
-    typer.Option("--state", help="State directory (environment PRIVACY_GATEWAY_STATE; else ./state)."),
+    typer.Option("--state", help="State directory (or PRIVACY_GATEWAY_STATE; else ./state)."),
 ]
 
 
