@@ -104,6 +104,7 @@ layers_in(names) := denial.of("layer_not_allowed", "model.architecture", message
 _allowed(path, names) if object.get(input, path, null) in names
 
 _only_layers(names) if {
+	is_array(input.job.model.layers)
 	every layer in input.job.model.layers {
 		layer in names
 	}

@@ -12,7 +12,7 @@ from policies.engine import Revision
 from policies.errors import Fault
 from policies.opa import OpaEngine
 from policies.publication import publication
-from tests.policies.conftest import opa_server
+from tests.support.engines import opa_server
 from tests.support.questions import ALLOW_ALL, example, question
 
 OPEN = Revision.of_text(ALLOW_ALL)

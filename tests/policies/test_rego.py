@@ -11,10 +11,9 @@ from policies.library import library
 from policies.opa import OpaEngine
 from policies.publication import Publication
 from policies.text import moved_whole, package_of, rules_of_tests
-from tests.support.questions import REGO, example
+from tests.support.questions import EXAMPLES, REGO, example
 
 LIBRARY_TESTS = sorted(path.name for path in (REGO / "gateway").glob("*_test.rego"))
-EXAMPLES = sorted(path.name for path in (REGO / "examples").iterdir())
 
 
 def library_tests(name: str) -> Publication:

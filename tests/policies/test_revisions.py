@@ -20,7 +20,7 @@ from policies.opa import OpaEngine
 from policies.probes import floor_of, must_deny
 from policies.tables import PolicyRevision
 from privacy_gateway.errors import Refused
-from tests.support.questions import ALLOW_ALL, example, question
+from tests.support.questions import ALLOW_ALL, EXAMPLES, example, question
 
 NOW = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
 LATER = datetime(2026, 3, 5, 10, 30, tzinfo=UTC)
@@ -283,11 +283,13 @@ def test_an_engine_that_is_down_keeps_a_revision_out(embedded: EmbeddedEngine) -
         examine([down, embedded], Revision.of_text(SOURCE, TESTS))
 
 
-def test_the_examples_pass_on_both_engines(embedded: EmbeddedEngine, opa: OpaEngine) -> None:
-    for name in ("price_cap", "university_course"):
-        result = examine([opa, embedded], Revision.of_text(*example(name)))
-        assert result.problems == ()
-        assert set(result.tests) == {"opa", "embedded"}
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_pass_on_both_engines(
+    name: str, embedded: EmbeddedEngine, opa: OpaEngine
+) -> None:
+    result = examine([opa, embedded], Revision.of_text(*example(name)))
+    assert result.problems == ()
+    assert set(result.tests) == {"opa", "embedded"}
 
 
 def test_an_examination_made_before_is_taken_for_the_same_text_only(

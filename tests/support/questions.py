@@ -15,6 +15,7 @@ from tests.support.servers import REPOSITORY
 MOMENT = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
 EPSILON = 1_000_000_000
 REGO = REPOSITORY / "rego"
+EXAMPLES = sorted(path.name for path in (REGO / "examples").iterdir())
 
 ALLOW_ALL = 'package open\n\ndecision := {"allow": true, "deny": set()}\n'
 """Fit for tests of engines only; it does not survive the probes."""

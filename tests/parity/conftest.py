@@ -1,0 +1,7 @@
+"""The policy engines of `tests.support.engines`."""
+
+from __future__ import annotations
+
+from tests.support.engines import embedded, opa, opa_url
+
+__all__ = ["embedded", "opa", "opa_url"]
