@@ -35,8 +35,8 @@ organisation_in(names) := denial.of(
 
 _allowed(path, names) if object.get(input, path, null) in names
 
-# One engine takes iterating over a text for an error, the other for nothing found.
 _has_role(roles) if {
+	# Iterating over a text is an error to one engine and finds nothing in the other.
 	is_array(input.subject.roles)
 	some role in input.subject.roles
 	role in roles
