@@ -9,30 +9,22 @@ from __future__ import annotations
 
 import bisect
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from privacy_gateway import canonical, rdp
+from privacy_gateway import rdp
+from privacy_gateway.prices import MAX_COUNT, Finding, Prices, Vector
+from privacy_gateway.prices import whole as _whole
 
-Vector = tuple[int, ...]
-Finding = tuple[str, str]
-
-RELATIVE_TOLERANCE: Final = 1e-6
-# Prices are rounded up, so at most one unit too much and never too little; a fifth for the digits
-# that are lost near 1.
-UNITS_TOLERANCE: Final = 0.2
-
-# A forged number must be refused, not computed with: one price could take all memory.
+# A forged number must be refused, not computed with.
 MAX_EPSILON_NANO: Final = 10**13
-MAX_COUNT: Final = 10**9
 MAX_ROUNDS: Final = 10**6
-_NOISES: Final = ("noise_multiplier", "clip_count_noise")
-_COUNTS: Final = ("clients", "clients_per_round", "steps")
 
+_INTEGERS: Final = {int}
 _ZERO: Final = (0,) * len(rdp.ORDERS)
 _ORDER_NAMES: Final = [f"{order:g}" for order in rdp.ORDERS]
-_SPENDING: Final = ("reserve", "charge", "void")
 
 
 @dataclass(slots=True)
@@ -40,7 +32,8 @@ class Job:
     """What a reservation held and how much of it was charged."""
 
     digest: str
-    per_round: Vector
+    mechanism: str
+    per_round: list[int]
     researcher: str
     rounds: int
     whole: bool = False
@@ -57,43 +50,6 @@ class Share:
     limits: Vector | None = None
     charged: Vector = _ZERO
     reserved: Vector = _ZERO
-
-
-class Prices:
-    """Recomputed curves by mechanism digest; one recomputation serves a whole export."""
-
-    def __init__(self) -> None:
-        self._curves: dict[str, tuple[float, ...]] = {}
-
-    @property
-    def mechanisms(self) -> int:
-        """How many different mechanisms were recomputed."""
-        return len(self._curves)
-
-    def findings(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
-        """Whether a stated price is that of the stated mechanism."""
-        mechanism, digest = leaf["mechanism"], leaf["mechanism_digest"]
-        if canonical.digest(mechanism) != digest:
-            yield "price", "the mechanism is not the one its digest names"
-            return
-        if digest not in self._curves:
-            try:
-                _check_mechanism(mechanism)
-                self._curves[digest] = rdp.curve(mechanism)
-            except (ValueError, ArithmeticError) as error:
-                yield "price", f"the mechanism cannot be priced: {error}"
-                return
-        for order, stated, nats in zip(
-            rdp.ORDERS, leaf["per_round"], self._curves[digest], strict=True
-        ):
-            exact = nats * rdp.PICO
-            slack = RELATIVE_TOLERANCE * exact + UNITS_TOLERANCE
-            if not max(1, exact - slack) <= stated <= exact + slack + 1:
-                yield (
-                    "price",
-                    f"order {order:g}: {stated} pico-nats a round stated, {exact:.1f} recomputed",
-                )
-                return
 
 
 class Population:
@@ -176,7 +132,7 @@ class Population:
     def _reserve(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         yield from self._prices.findings(leaf)
         _whole(leaf["rounds"], "rounds", MAX_ROUNDS)
-        cost, name, researcher = _cost(leaf), leaf["job"], leaf["researcher"]
+        cost, name, researcher = self._prices.cost(leaf), leaf["job"], leaf["researcher"]
         mechanism = leaf["mechanism"]
         if mechanism.get("clients", self.clients) != self.clients:
             yield "price", f"job {name} is priced for {mechanism['clients']} clients"
@@ -186,29 +142,33 @@ class Population:
             yield "rule", f"job {name} reserved while frozen"
         self.jobs[name] = Job(
             leaf["mechanism_digest"],
-            tuple(leaf["per_round"]),
+            sys.intern(repr(mechanism)),
+            leaf["per_round"],
             researcher,
             leaf["rounds"],
             whole=mechanism["kind"] == "tree_gaussian",
         )
         self.reserved = _plus(self.reserved, cost)
-        if not rdp.fits(self.limits, self.charged, self.reserved):
+        if not _fits(self.limits, self.charged, self.reserved):
             yield "filter", f"job {name} was admitted although no order had room"
         share = self.shares.setdefault(researcher, Share())
         share.reserved = _plus(share.reserved, cost)
-        if share.limits is not None and not rdp.fits(share.limits, share.charged, share.reserved):
+        if share.limits is not None and not _fits(share.limits, share.charged, share.reserved):
             yield "filter", f"job {name} was admitted beyond its researcher's quota"
 
     def _charge(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
-        job = self.jobs[leaf["job"]]
+        job = self.jobs.get(leaf["job"])
+        if job is None:
+            yield "unreserved", f"job {leaf['job']} was charged without a reservation"
+            return
         yield from self._same_job(leaf, job)
         yield from self._block(leaf, job)
-        cost = _cost(leaf)
+        cost = self._prices.cost(leaf)
         share = self.shares[job.researcher]
         self.charged, self.reserved = _plus(self.charged, cost), _minus(self.reserved, cost)
         share.charged, share.reserved = _plus(share.charged, cost), _minus(share.reserved, cost)
         self.rounds_charged += leaf["rounds"]
-        if not rdp.fits(self.limits, self.charged, self.reserved):
+        if not _fits(self.limits, self.charged, self.reserved):
             yield "filter", f"no order is within its limit after a charge of job {leaf['job']}"
 
     def _block(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
@@ -230,12 +190,19 @@ class Population:
             yield "rule", f"job {leaf['job']} charged a part of what is charged whole"
 
     def _void(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
-        job = self.jobs[leaf["job"]]
+        job = self.jobs.get(leaf["job"])
+        if job is None:
+            yield "unreserved", f"job {leaf['job']} gave back what it had not reserved"
+            return
         yield from self._same_job(leaf, job)
-        if leaf["rounds"] != job.rounds - job.charged or leaf["rounds_charged"] != job.charged:
+        left = job.rounds - job.charged
+        if leaf["rounds"] > left:
+            yield "refund", f"job {leaf['job']} gave back {leaf['rounds'] - left} charged rounds"
+        elif leaf["rounds"] != left or leaf["rounds_charged"] != job.charged:
             yield "rule", f"job {leaf['job']} gave back other rounds than it had left"
         job.closed = True
-        cost = _cost(leaf)
+        job.blocks.clear()
+        cost = self._prices.cost(leaf)
         share = self.shares[job.researcher]
         self.reserved = _minus(self.reserved, cost)
         share.reserved = _minus(share.reserved, cost)
@@ -243,9 +210,11 @@ class Population:
     def _same_job(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
         """A charge or void must speak of the mechanism that was reserved, while it is open."""
         if job.closed:
-            yield "rule", f"job {leaf['job']} was already settled"
-        if leaf["mechanism_digest"] != job.digest or tuple(leaf["per_round"]) != job.per_round:
+            yield "settled", f"job {leaf['job']} was already settled"
+        if leaf["mechanism_digest"] != job.digest or leaf["per_round"] != job.per_round:
             yield "price", f"job {leaf['job']} pays another price than it reserved"
+        if repr(leaf["mechanism"]) != job.mechanism:
+            yield "price", f"job {leaf['job']} runs another mechanism than it reserved"
         if leaf["researcher"] != job.researcher:
             yield "rule", f"job {leaf['job']} belongs to another researcher"
 
@@ -266,14 +235,14 @@ class Population:
 
     def _balance(self, stated: Mapping[str, Any]) -> Iterator[Finding]:
         """Compare the stated resulting balances with the derived ones."""
-        derived = {
-            "epsilon_nano": self.epsilon_nano,
-            "charged": list(self.charged),
-            "reserved": list(self.reserved),
-            "frozen": self.frozen,
-        }
-        for name, value in derived.items():
-            if stated[name] != value:
+        for name in ("epsilon_nano", "charged", "reserved", "frozen"):
+            derived, said = getattr(self, name), stated[name]
+            if type(derived) is tuple:
+                # A list of booleans equals the zeros and ones that it is not.
+                same = tuple(said) == derived and _INTEGERS.issuperset(map(type, said))
+            else:
+                same = said == derived and type(said) is type(derived)
+            if not same:
                 yield "balance", f"the stated {name} does not follow from the entries before"
         if min(self.reserved) < 0:
             yield "balance", "more was drawn than had been reserved"
@@ -289,30 +258,9 @@ def _add_block(blocks: list[tuple[int, int]], start: int, end: int) -> bool:
     return clear
 
 
-def _check_mechanism(mechanism: Mapping[str, Any]) -> None:
-    """ValueError for a number that no plan can have."""
-    for name in _NOISES:
-        if name in mechanism and not 0.01 <= float(mechanism[name]) <= 1e4:
-            raise ValueError(f"{name} {mechanism[name]} is outside 0.01 to 1e4")
-    for name in _COUNTS:
-        if name in mechanism:
-            _whole(mechanism[name], name, MAX_COUNT)
-
-
-def _whole(value: Any, name: str, most: int) -> int:
-    """A whole number from 1 to `most`; a bool is none."""
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{name} is not a whole number from 1 to {most}")
-    return value
-
-
-def _cost(leaf: Mapping[str, Any]) -> Vector:
-    """The stated cost vector, if it is the price times the rounds."""
-    rounds = leaf["rounds"]
-    cost = tuple([part * rounds for part in leaf["per_round"]])
-    if list(cost) != leaf["cost"]:
-        raise ValueError("the cost is not the price times the rounds")
-    return cost
+def _fits(limit: Vector, charged: Vector, reserved: Vector) -> bool:
+    """Whether some order keeps what is charged and reserved within its limit."""
+    return any(map(operator.le, map(operator.add, charged, reserved), limit))
 
 
 def _plus(first: Vector, second: Vector) -> Vector:

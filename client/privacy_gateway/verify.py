@@ -264,7 +264,7 @@ class _Reader:
         findings = found.replay.apply(leaf)
         for kind, detail in findings:
             self._found(leaf["seq"], kind, detail, name)
-        if any(kind in ("rule", "balance", "terms") for kind, _ in findings):
+        if any(kind not in ("price", "filter") for kind, _ in findings):
             found.replaying = False
 
     def _damaged(self, detail: str) -> None:
