@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, get_args
 
@@ -24,6 +24,10 @@ Floor = Callable[[Mapping[str, Any]], bool]
 UNKNOWN_PURPOSE = "gateway-probe-unknown-purpose"
 MOST_PURPOSES = 12
 MOST_SAMPLED = 6
+MOST_MOMENTS = 7
+MOST_OCCASIONS = 24
+ORDINARY = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
+"""A Wednesday morning."""
 _EPSILON = 1_000_000_000
 _BUDGET = 8 * _EPSILON
 
@@ -59,28 +63,37 @@ def floor_of(*, minimum_clients_per_round: int, minimum_noise_multiplier: float)
     return refuses
 
 
-def must_deny(source: str, *, moment: datetime | None = None) -> Iterator[Probe]:
-    """Jobs that must be denied by the policy or refused by the floors."""
-    for purpose in purposes(source):
+def must_deny(source: str) -> Iterator[Probe]:
+    """Jobs that must be denied by the policy or refused by the floors.
+
+    They are asked at an ordinary moment and at those the policy mentions, by somebody who has every
+    role, from each organisation it mentions: a probe is not to be denied for coming too early.
+    """
+    occasions = list(product(moments(source), purposes(source)))[:MOST_OCCASIONS]
+    for moment, purpose in occasions:
         base = _document(purpose, moment)
         yield Probe("epsilon_over_budget", _question(_over_budget(base)))
         yield Probe("noise_too_small", _question(_with_noise(base, 0.05)))
         yield Probe("noise_not_a_number", _question(_with_noise(base, "NaN")))
         yield Probe("cohort_of_one", _question(_with_cohort(base, 1)))
-    yield Probe("unknown_purpose", _question(_document(UNKNOWN_PURPOSE, moment)))
+    for moment, organisation in product(moments(source), ("default", *_mentioned(source))):
+        base = _document(UNKNOWN_PURPOSE, moment)
+        base["subject"] |= {"organisation": organisation, "roles": list(get_args(Role))}
+        yield Probe("unknown_purpose", _question(base))
 
 
-def samples(source: str, *, moment: datetime | None = None) -> Iterator[Probe]:
+def samples(source: str) -> Iterator[Probe]:
     """Ordinary jobs, cheap and dear: all engines must decide them, and alike."""
     tried = purposes(source)[:MOST_SAMPLED]
     choices = product(tried, (1, 20, 500), (0.5, 1.1), (10, 300))
     for purpose, rounds, noise, cohort in choices:
-        document = _with_cohort(_with_noise(_document(purpose, moment), noise), cohort)
+        document = _with_cohort(_with_noise(_document(purpose, ORDINARY), noise), cohort)
         document["job"]["rounds"] = rounds
         priced = _costing(document, rounds * _EPSILON // 100)
         yield Probe(f"sample_{rounds}_{noise}_{cohort}", _question(priced))
     for purpose in tried:
-        yield from _occasions(_document(purpose, moment))
+        for moment in moments(source):
+            yield from _occasions(_document(purpose, moment))
 
 
 def _occasions(base: dict[str, Any]) -> Iterator[Probe]:
@@ -110,20 +123,39 @@ def _occasions(base: dict[str, Any]) -> Iterator[Probe]:
 
 def purposes(source: str) -> list[str]:
     """Texts a policy mentions, tried as purposes; an unknown one when it mentions none."""
-    mentioned: dict[str, None] = {}
+    return _mentioned(source) or [UNKNOWN_PURPOSE]
+
+
+def moments(source: str) -> list[datetime]:
+    """An ordinary moment, those a policy mentions, and a Wednesday morning either side of each."""
+    found = {ORDINARY: None}
+    for text in _mentioned(source):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            continue
+        if moment.tzinfo is not None and 1970 < moment.year < 2200:
+            morning = (moment - timedelta(days=moment.weekday() + 5)).replace(hour=10, minute=30)
+            around = (moment, morning, morning + timedelta(days=14))
+            found |= dict.fromkeys(each.astimezone(UTC) for each in around)
+    return list(found)[:MOST_MOMENTS]
+
+
+def _mentioned(source: str) -> list[str]:
+    """The plain texts written in a policy, the first few, each once."""
+    texts: dict[str, None] = {}
     for token in tokens(source):
         if token.kind in ("string", "raw") and 2 < len(token.text) < 80:
-            mentioned[token.text[1:-1]] = None
-    plain = [text for text in mentioned if "%" not in text and "\\" not in text]
-    return plain[:MOST_PURPOSES] or [UNKNOWN_PURPOSE]
+            texts[token.text[1:-1]] = None
+    return [text for text in texts if "%" not in text and "\\" not in text][:MOST_PURPOSES]
 
 
-def _document(purpose: str, moment: datetime | None) -> dict[str, Any]:
+def _document(purpose: str, moment: datetime) -> dict[str, Any]:
     """A modest job of a researcher on an untouched budget."""
     built = asked.build(
         request_id="probe",
         kind="train",
-        at=moment or datetime(2026, 3, 4, 10, 30, tzinfo=UTC),
+        at=moment,
         subject=asked.SubjectFacts("usr_probe", ("researcher",), "default"),
         dataset=asked.DatasetFacts("ds_probe", "pop_probe", 1000, "person"),
         job=_JOB if purpose == _JOB.purpose else replace(_JOB, purpose=purpose),
