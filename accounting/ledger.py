@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from accounting import filter as admission
 from accounting import posting, quotas, reservations
 from accounting.curve import Price
-from accounting.errors import budget_exceeded, conflict, frozen, quota_exceeded
+from accounting.errors import conflict, frozen
 from accounting.export import entries, entry, export_lines
 from accounting.mechanism import MAX_ROUNDS, check_count
 from accounting.odometer import Odometer, odometer
@@ -100,30 +100,14 @@ def reserve(
         Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or `conflict`
             when the job already has a reservation or the balance has moved.
     """
-    if balance.frozen:
-        raise frozen(balance.population_id)
-    check_count("rounds", rounds, MAX_ROUNDS)
-    cost = price.total(rounds)
-    held_after = admission.add(balance.reserved, cost)
-    admission.add(balance.charged, held_after)
-    if not balance.admits(cost):
-        raise budget_exceeded(
-            balance.population_id,
-            epsilon=balance.epsilon,
-            spent=balance.epsilon_committed,
-            after=balance.epsilon_after(cost),
-        )
     share = quota(session, balance.population_id, researcher_id, delta=balance.terms.delta)
-    if not share.admits(cost):
-        raise quota_exceeded(
-            researcher_id, epsilon=share.epsilon or 0.0, spent=share.epsilon_spent or 0.0
-        )
+    after, share_after = reservations.affordable(balance, share, price, rounds)
     if held(session, job_id) is not None:
         raise conflict("the job already has a reservation", job=job_id)
     reservations.insert(
         session, balance, job_id, researcher_id, price, rounds, (now, lease_expires_at)
     )
-    quotas.store(session, share, reserved=admission.add(share.reserved, cost))
+    quotas.store_reserved(session, [share_after])
     body = reservations.bearing(
         price.mechanism.canonical(),
         price.mechanism_digest,
@@ -133,7 +117,6 @@ def reserve(
         researcher_id,
         facts,
     )
-    after = replace(balance, reserved=held_after)
     return posting.post(session, balance, after, kind="reserve", now=now, body=body)
 
 

@@ -151,6 +151,19 @@ def deny(
         rounds: charge units asked for.
     """
     before = lock(session, [population_id])[population_id]
+    body = denial(job_id, researcher_id, code, facts, price, rounds)
+    return posting.post(session, before, before, kind="deny", now=now, body=body)
+
+
+def denial(
+    job_id: str | None,
+    researcher_id: str,
+    code: str,
+    facts: Mapping[str, Any],
+    price: Price | None,
+    rounds: int,
+) -> dict[str, Any]:
+    """Members of a refusal's entry; see `deny`."""
     body: dict[str, Any] = {
         "job": job_id,
         "researcher": researcher_id,
@@ -164,7 +177,7 @@ def deny(
             "mechanism_digest": price.mechanism_digest,
             "rounds": rounds,
         }
-    return posting.post(session, before, before, kind="deny", now=now, body=body)
+    return body
 
 
 def note(

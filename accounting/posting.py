@@ -45,7 +45,8 @@ _MOVE = sa.update(POPULATION).where(
     POPULATION.c.id == sa.bindparam("of_population"),
     POPULATION.c.version == sa.bindparam("from_version"),
 )
-_APPEND = sa.insert(ENTRY).returning(ENTRY.c.id)
+APPEND = sa.insert(ENTRY)
+_APPEND_ONE = APPEND.returning(ENTRY.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,31 @@ def post(
     """
     leaf = _leaf(before, after, kind, now, body)
     raw = chain.leaf_bytes(leaf)
-    sealed = chain.seal(before.head_hash, raw)
+    hashed = chain.seal(before.head_hash, raw)
+    head = replace(after, version=before.version + 1, head_seq=leaf["seq"], head_hash=hashed)
+    store(session, before, head)
+    entry_id = _insert(session, leaf, raw, before.head_hash, hashed)
+    return _entry(leaf, entry_id, before.head_hash, hashed)
+
+
+def sealed(
+    before: Balance, after: Balance, *, kind: str, now: datetime, body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of the entry that takes a locked population from `before` to `after`, for `APPEND`.
+
+    Whoever stores it stores the balance too; see `accounting.book`.
+    """
+    leaf = _leaf(before, after, kind, now, body)
+    raw = chain.leaf_bytes(leaf)
+    return _row(leaf, raw, before.head_hash, chain.seal(before.head_hash, raw))
+
+
+def store(session: Session, before: Balance, after: Balance) -> None:
+    """Write a balance over the one that was locked.
+
+    Raises:
+        Refused: `conflict` when `before` is not the present balance.
+    """
     moved = session.execute(
         _MOVE,
         {
@@ -195,15 +220,13 @@ def post(
             "charged": after.charged,
             "reserved": after.reserved,
             "frozen": after.frozen,
-            "version": before.version + 1,
-            "head_seq": leaf["seq"],
-            "head_hash": sealed,
+            "version": after.version,
+            "head_seq": after.head_seq,
+            "head_hash": after.head_hash,
         },
     )
     if matched(moved) != 1:
         raise conflict("the balance has moved since it was locked", population=before.population_id)
-    entry_id = _insert(session, leaf, raw, before.head_hash, sealed)
-    return _entry(leaf, entry_id, before.head_hash, sealed)
 
 
 def open_chain(
@@ -314,27 +337,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _insert(session: Session, leaf: dict[str, Any], raw: bytes, prev: str, sealed: str) -> int:
-    result = session.execute(
-        _APPEND,
-        {
-            "population_id": leaf["population"],
-            "seq": leaf["seq"],
-            "kind": leaf["kind"],
-            "at": leaf["at"],
-            "job_id": leaf.get("job"),
-            "researcher_id": leaf.get("researcher"),
-            "actor_id": leaf.get("actor"),
-            "round_first": leaf.get("round_first"),
-            "rounds": leaf.get("rounds"),
-            "attempt": leaf.get("attempt"),
-            "fence": leaf.get("fence"),
-            "leaf": raw.decode(),
-            "prev_hash": prev,
-            "hash": sealed,
-        },
-    )
-    return int(result.scalar_one())
+def _insert(session: Session, leaf: dict[str, Any], raw: bytes, prev: str, hashed: str) -> int:
+    return int(session.execute(_APPEND_ONE, _row(leaf, raw, prev, hashed)).scalar_one())
+
+
+def _row(leaf: dict[str, Any], raw: bytes, prev: str, hashed: str) -> dict[str, Any]:
+    """The entry's columns."""
+    return {
+        "population_id": leaf["population"],
+        "seq": leaf["seq"],
+        "kind": leaf["kind"],
+        "at": leaf["at"],
+        "job_id": leaf.get("job"),
+        "researcher_id": leaf.get("researcher"),
+        "actor_id": leaf.get("actor"),
+        "round_first": leaf.get("round_first"),
+        "rounds": leaf.get("rounds"),
+        "attempt": leaf.get("attempt"),
+        "fence": leaf.get("fence"),
+        "leaf": raw.decode(),
+        "prev_hash": prev,
+        "hash": hashed,
+    }
 
 
 def _entry(leaf: dict[str, Any], entry_id: int, prev: str, sealed: str) -> Entry:

@@ -6,11 +6,14 @@ knows the past. A quota is checked and debited in the same transaction as the bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from accounting import filter as admission
@@ -28,6 +31,16 @@ _ONE = (
 _SELECT = sa.select(QUOTA).where(*_ONE)
 _UPDATE = sa.update(QUOTA).where(*_ONE)
 _INSERT = sa.insert(QUOTA)
+_HOLD = {
+    dialect: made.on_conflict_do_update(
+        index_elements=["population_id", "researcher_id"],
+        set_={"reserved": made.excluded.reserved},
+    )
+    for dialect, made in (
+        ("sqlite", sqlite_insert(QUOTA)),
+        ("postgresql", postgresql_insert(QUOTA)),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,13 @@ def quota(
     wanted = {"population": population_id, "researcher": researcher_id}
     row = session.execute(_SELECT, wanted).one_or_none()
     if row is None:
-        return QuotaBalance(population_id, researcher_id, None, admission.zero(), admission.zero())
-    return _balance(row, delta or _delta(session, population_id))
+        return nothing(population_id, researcher_id)
+    return balance_of(row, delta or _delta(session, population_id))
+
+
+def nothing(population_id: str, researcher_id: str) -> QuotaBalance:
+    """A researcher who has no quota and has spent nothing."""
+    return QuotaBalance(population_id, researcher_id, None, admission.zero(), admission.zero())
 
 
 def quotas(session: Session, population_id: str) -> list[QuotaBalance]:
@@ -88,7 +106,7 @@ def quotas(session: Session, population_id: str) -> list[QuotaBalance]:
         .where(QUOTA.c.population_id == population_id)
         .order_by(QUOTA.c.researcher_id)
     )
-    return [_balance(row, delta) for row in rows]
+    return [balance_of(row, delta) for row in rows]
 
 
 def set_quota(
@@ -142,11 +160,32 @@ def store(
         session.execute(_INSERT, names | values)
 
 
+def store_reserved(session: Session, shares: Sequence[QuotaBalance]) -> None:
+    """Write what these researchers hold; rows are made for those who had none.
+
+    The populations' locks are held by the caller.
+    """
+    if not shares:
+        return
+    dialect = session.get_bind().dialect.name
+    rows = [
+        {
+            "population_id": share.population_id,
+            "researcher_id": share.researcher_id,
+            "charged": share.charged,
+            "reserved": share.reserved,
+        }
+        for share in shares
+    ]
+    session.connection().execute(_HOLD[dialect], rows)
+
+
 def _delta(session: Session, population_id: str) -> str:
     return posting.balance(session, population_id).terms.delta
 
 
-def _balance(row: Any, delta: str) -> QuotaBalance:
+def balance_of(row: Any, delta: str) -> QuotaBalance:
+    """A share from its table row; `delta` is the budget's δ text."""
     terms = None
     if row.epsilon_nano is not None:
         terms = Terms(row.epsilon_nano, delta, row.weights, row.limits)

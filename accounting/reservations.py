@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import filter as admission
 from accounting import posting
 from accounting.curve import ENGINE, Price
-from accounting.errors import conflict
+from accounting.errors import budget_exceeded, conflict, frozen, quota_exceeded
+from accounting.mechanism import MAX_ROUNDS, check_count
 from accounting.posting import Balance
+from accounting.quotas import QuotaBalance
 from accounting.tables import ENTRY, RESERVATION
 from kit.clock import micros
 from privacy_gateway import canonical, rdp
@@ -26,7 +29,7 @@ from privacy_gateway.errors import Refused
 
 # Built once: composing a statement costs more than running it.
 _SELECT = sa.select(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("job"))
-_INSERT = sa.insert(RESERVATION)
+INSERT = sa.insert(RESERVATION)
 _DRAW = sa.update(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("of_job"))
 _NEAREST = (
     sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
@@ -107,24 +110,63 @@ def insert(
     times: tuple[datetime, datetime],
 ) -> None:
     """Write a new reservation; `times` are its making and the end of its lease."""
-    session.execute(
-        _INSERT,
-        {
-            "job_id": job_id,
-            "population_id": balance.population_id,
-            "researcher_id": researcher_id,
-            "mechanism": canonical.dumps(price.mechanism.canonical()).decode(),
-            "mechanism_digest": price.mechanism_digest,
-            "per_round": price.per_round,
-            "whole": price.mechanism.whole,
-            "rounds_reserved": rounds,
-            "rounds_charged": 0,
-            "fence": 0,
-            "closed": False,
-            "created_at": micros(times[0]),
-            "lease_expires_at": micros(times[1]),
-        },
-    )
+    session.execute(INSERT, row(balance, job_id, researcher_id, price, rounds, times))
+
+
+def row(
+    balance: Balance,
+    job_id: str,
+    researcher_id: str,
+    price: Price,
+    rounds: int,
+    times: tuple[datetime, datetime],
+) -> dict[str, Any]:
+    """The columns of a new reservation, for `INSERT`."""
+    return {
+        "job_id": job_id,
+        "population_id": balance.population_id,
+        "researcher_id": researcher_id,
+        "mechanism": canonical.dumps(price.mechanism.canonical()).decode(),
+        "mechanism_digest": price.mechanism_digest,
+        "per_round": price.per_round,
+        "whole": price.mechanism.whole,
+        "rounds_reserved": rounds,
+        "rounds_charged": 0,
+        "fence": 0,
+        "closed": False,
+        "created_at": micros(times[0]),
+        "lease_expires_at": micros(times[1]),
+    }
+
+
+def affordable(
+    balance: Balance, share: QuotaBalance, price: Price, rounds: int
+) -> tuple[Balance, QuotaBalance]:
+    """Budget and share after a reservation of `rounds`: the one decision whether it may be made.
+
+    Raises:
+        Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or
+            `invalid_request` on `rounds`.
+    """
+    if balance.frozen:
+        raise frozen(balance.population_id)
+    check_count("rounds", rounds, MAX_ROUNDS)
+    cost = price.total(rounds)
+    held_after = admission.add(balance.reserved, cost)
+    admission.add(balance.charged, held_after)
+    if not balance.admits(cost):
+        raise budget_exceeded(
+            balance.population_id,
+            epsilon=balance.epsilon,
+            spent=balance.epsilon_committed,
+            after=balance.epsilon_after(cost),
+        )
+    if not share.admits(cost):
+        raise quota_exceeded(
+            share.researcher_id, epsilon=share.epsilon or 0.0, spent=share.epsilon_spent or 0.0
+        )
+    share_after = replace(share, reserved=admission.add(share.reserved, cost))
+    return replace(balance, reserved=held_after), share_after
 
 
 def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
