@@ -22,6 +22,7 @@ from privacy_gateway.errors import Refused
 from privacy_gateway.jobs import Job, Quote
 from privacy_gateway.owner import Owner
 from privacy_gateway.schemas import InverseAnswer, JobRequest, JobView
+from privacy_gateway.tabular import Form
 from privacy_gateway.views import BudgetView, DatasetView, PopulationView, UserView
 
 DEFAULT_PORT = 8081
@@ -168,11 +169,11 @@ class Domain:
         pages = self.connection.pages("/v1/ledger", limit=limit, **filters)
         return [notebook.Document(f"Entry {answer.get('seq')}", answer) for answer in pages]
 
-    def export_ledger(self, target: str | Path) -> Path:
-        """Write the ledger as JSON lines, for `privacy-gateway verify`."""
+    def export_ledger(self, target: str | Path, *, form: Form = "jsonl") -> Path:
+        """Write the ledger for `privacy-gateway verify`: `jsonl`, `csv` or `parquet`."""
         path = Path(target)
         with (
-            self.connection.stream("/v1/ledger/export", format="jsonl") as blocks,
+            self.connection.stream("/v1/ledger/export", format=form) as blocks,
             path.open("wb") as file,
         ):
             for block in blocks:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from docs.generate import api, cli, errors, metrics, policy, settings
+from docs.generate import api, cli, errors, export, metrics, policy, settings
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "reference"
 MARK = "<!-- Made from the code by `make docs`; do not edit. -->\n\n"
@@ -20,6 +20,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "api.md": api.page,
     "cli.md": cli.page,
     "errors.md": errors.page,
+    "export.md": export.page,
     "metrics.md": metrics.page,
     "policy-input.md": policy.page,
     "settings.md": settings.page,

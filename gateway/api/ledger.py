@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
@@ -19,17 +17,18 @@ from gateway.deps import Outside, OwnerOrAuditor, PageAsked
 from gateway.paging import cut
 from jobs.services import Services
 from kit.clock import rfc3339
-from privacy_gateway import canonical
+from privacy_gateway import tabular
 from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.tabular import Form
 from privacy_gateway.views import EntryView, Page
 
 router = APIRouter(prefix="/v1/ledger", tags=["ledger"])
 
-COLUMNS = (
-    "id", "population", "seq", "kind", "at", "job", "researcher", "actor", "round_first", "rounds",
-    "attempt", "fence", "prev_hash", "hash", "leaf",
-)  # fmt: skip
-_BATCH = 1000
+_MEDIA_TYPES = {
+    "jsonl": "application/jsonl",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 Named = Annotated[str | None, Query(max_length=100)]
 _FILE: dict[int | str, dict[str, Any]] = {
@@ -37,6 +36,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
         "content": {
             "application/jsonl": {"schema": {"type": "string"}},
             "text/csv": {"schema": {"type": "string"}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         }
     }
 }
@@ -80,18 +80,16 @@ def export(
     services: Outside,
     caller: OwnerOrAuditor,
     form: Annotated[
-        Literal["jsonl", "csv"], Query(alias="format", description="jsonl is verifiable")
+        Form, Query(alias="format", description="any of them can be verified")
     ] = "jsonl",
 ) -> StreamingResponse:
-    """Everything one may see, as a file: JSON lines for `privacy-gateway verify`, or CSV."""
+    """Everything one may see, as a file: JSON lines, or the same lines as a table's rows."""
     with services.database.read() as session:
         populations = scope.population_ids(session, caller)
-    if form == "csv":
-        content, media_type = _csv(services, populations), "text/csv; charset=utf-8"
-    else:
-        content, media_type = _jsonl(services, populations), "application/jsonl"
     headers = {"Content-Disposition": f'attachment; filename="ledger.{form}"'}
-    return StreamingResponse(content, media_type=media_type, headers=headers)
+    return StreamingResponse(
+        _export(services, populations, form), media_type=_MEDIA_TYPES[form], headers=headers
+    )
 
 
 @router.get("/{entry_id}")
@@ -117,35 +115,11 @@ def _visible(populations: list[str] | None, entry: Entry) -> bool:
     return populations is None or entry.population_id in populations
 
 
-def _jsonl(services: Services, populations: list[str] | None) -> Iterator[bytes]:
+def _export(services: Services, populations: list[str] | None, form: Form) -> Iterator[bytes]:
+    """Blocks of a few thousand entries at most, read while they are sent."""
     with services.database.read() as session:
-        for line in ledger.export_lines(session, populations=populations):
-            yield line + b"\n"
-
-
-def _csv(services: Services, populations: list[str] | None) -> Iterator[bytes]:
-    """One row an entry; the leaf is the last column, so that nothing is lost."""
-    yield _row(COLUMNS)
-    after = 0
-    with services.database.read() as session:
-        while rows := ledger.entries(session, after=after, limit=_BATCH, populations=populations):
-            for entry in rows:
-                yield _row(_cells(entry))
-            after = rows[-1].id
-
-
-def _cells(entry: Entry) -> tuple[Any, ...]:
-    return (
-        entry.id, entry.population_id, entry.seq, entry.kind, rfc3339(entry.at), entry.job_id,
-        entry.researcher_id, entry.actor_id, entry.round_first, entry.rounds, entry.attempt,
-        entry.fence, entry.prev_hash, entry.hash, canonical.dumps(entry.leaf).decode(),
-    )  # fmt: skip
-
-
-def _row(cells: tuple[Any, ...]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode()
+        lines = ledger.export_lines(session, populations=populations)
+        yield from tabular.WRITERS[form](lines)
 
 
 def _view(entry: Entry) -> EntryView:

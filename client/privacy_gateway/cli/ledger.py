@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from privacy_gateway import tabular
 from privacy_gateway.cli.credentials import connect
 from privacy_gateway.cli.output import Form, Format, facts, listing, note
 from privacy_gateway.errors import invalid
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
     from privacy_gateway.logbook import LogReport
 
 DAMAGED = 8
+
+
+class FileForm(StrEnum):
+    """How an export is written."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
 
 app = typer.Typer(no_args_is_help=True, help="What was charged to whom, entry by entry.")
 
@@ -49,13 +60,22 @@ def list_entries(
 @app.command("export")
 def export(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write, JSON lines.")
-    ] = Path("ledger.jsonl"),
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; ledger.jsonl, .csv or .parquet."),
+    ] = None,
+    form: Annotated[
+        FileForm | None,
+        typer.Option("--format", help="By default what the file's name says, else jsonl."),
+    ] = None,
 ) -> None:
     """Write the whole ledger for offline verification."""
+    told = tabular.form_of(output) if output is not None else "jsonl"
+    wanted = form.value if form is not None else told
+    path = output or Path(f"ledger.{wanted}")
     with connect() as domain:
-        typer.echo(domain.export_ledger(output))
-    note(f"next: privacy-gateway verify {output}")
+        typer.echo(domain.export_ledger(path, form=wanted))
+    if tabular.form_of(path) == wanted:
+        note(f"next: privacy-gateway verify {path}")
 
 
 @app.command("checkpoint")
@@ -84,7 +104,7 @@ def keys(form: Format = Form.table) -> None:
 
 
 def verify(
-    export: Annotated[Path, typer.Argument(help="A ledger export, JSON lines.")],
+    export: Annotated[Path, typer.Argument(help="A ledger export: .csv, .parquet, or JSON lines.")],
     expect: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,7 +136,7 @@ def verify(
         older=_text("checkpoint", older) if older else None,
     )
     try:
-        with export.open("rb") as lines:
+        with tabular.opened(export) as lines:
             report = verifier.verify(lines, expect_heads=heads, asked=asked)
     except OSError as error:
         raise invalid("export", f"{export} cannot be read: {error.strerror}") from error
