@@ -75,5 +75,11 @@ def read_line(line: bytes) -> Line | None:
     return Line(stated.decode(), line[_LEAF_AT:-_TAIL], prev.decode())
 
 
+def is_other_format(name: Any) -> bool:
+    """Whether this names a format of the ledger's family, and not the one that is read here."""
+    family = FORMAT.partition("/")[0] + "/"
+    return isinstance(name, str) and name.startswith(family) and name != FORMAT
+
+
 def _is_hex(text: bytes) -> bool:
     return _HASH.fullmatch(text) is not None

@@ -23,9 +23,12 @@ from typing import Any, Final, NamedTuple
 
 from privacy_gateway import checkpoint, merkle
 from privacy_gateway.checkpoint import BadNote, Checkpoint, Verifier
+from privacy_gateway.seals import SEAL_BYTES, Seals
 
-KINDS: Final = ("order", "proof", "checkpoint")
-SEAL_BYTES: Final = 32
+LINES: Final = ("order", "proof", "checkpoint")
+
+# Seals read from the temporary file in one piece.
+_AT_ONCE: Final = 4096
 
 _FLAWS: Final = {"malformed": "signature", "bad_signature": "signature", "unknown_key": "key"}
 
@@ -47,10 +50,13 @@ class Asked:
     Attributes:
         keys: public keys of the log; no signature is checked without one.
         older: note of a checkpoint kept from earlier; the log must still lead to it.
+        consistency: for an export of some populations, the proof that the log grew from the
+            older checkpoint, as `/v1/ledger/proofs/consistency` answers it.
     """
 
     keys: Sequence[Verifier] = ()
     older: str | None = None
+    consistency: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +108,18 @@ class Logbook:
         return True
 
     def judge(
-        self, seals: Mapping[str, bytes], promised: dict[str, int] | None, *, intact: bool
+        self,
+        names: Sequence[str],
+        seals: Seals,
+        promised: dict[str, int] | None,
+        *,
+        intact: bool,
     ) -> tuple[list[Finding], LogReport | None]:
         """Compare the log's lines with the entries.
 
         Args:
-            seals: 32 bytes an entry by population, in the order of the head lines.
+            names: the chains, in the order of the head lines.
+            seals: the seals of their entries.
             promised: what the export's header announced: `size` of the log, number of `proofs`.
             intact: whether every entry was found in its place; a tree is recomputed only then.
         """
@@ -128,20 +140,19 @@ class Logbook:
         older, flaws = self._older(line, stated)
         findings += flaws
         if intact:
-            findings += self._tree(line, stated, seals, older)
+            findings += self._tree(line, stated, names, seals, older)
         return findings, LogReport(
             origin=stated.origin,
             size=stated.size,
             root=stated.root.hex(),
             complete=bool(self._orders),
-            beyond=self._beyond(seals, stated),
+            beyond=self._beyond(sum(map(seals.count, names)), stated),
             signed_by=signed_by,
             grown_from=self._grown_from,
         )
 
-    def _beyond(self, seals: Mapping[str, bytes], stated: Checkpoint) -> int:
+    def _beyond(self, every: int, stated: Checkpoint) -> int:
         """Entries that are not covered, by this export alone."""
-        every = sum(map(len, seals.values())) // SEAL_BYTES
         shown = stated.size if self._orders else sum(proof["seq"] for _, proof in self._proofs)
         return max(0, every - shown)
 
@@ -187,31 +198,45 @@ class Logbook:
         return older, []
 
     def _tree(
-        self, line: int, stated: Checkpoint, seals: Mapping[str, bytes], older: Checkpoint | None
+        self,
+        line: int,
+        stated: Checkpoint,
+        names: Sequence[str],
+        seals: Seals,
+        older: Checkpoint | None,
     ) -> Iterator[Finding]:
         if self._orders or (stated.size == 0 and not self._proofs):
-            yield from self._whole(line, stated, list(seals.values()), older)
+            yield from self._whole(line, stated, names, seals, older)
         else:
             yield from self._heads(stated, seals)
-            yield from self._unproven(line, stated, older)
+            yield from self._grown(line, stated, older)
 
     def _whole(
-        self, line: int, stated: Checkpoint, chains: list[bytes], older: Checkpoint | None
+        self,
+        line: int,
+        stated: Checkpoint,
+        names: Sequence[str],
+        seals: Seals,
+        older: Checkpoint | None,
     ) -> Iterator[Finding]:
         """Recompute the tree; stops at the first line that does not follow from the entries."""
-        frontier, taken = merkle.Frontier(), [0] * len(chains)
+        frontier, taken = merkle.Frontier(), dict.fromkeys(names, 0)
+        goal = older.size if older is not None else -1
         for at, order in self._orders:
             if order["from"] != frontier.size:
                 yield Finding(at, "tree", f"the order of leaf {frontier.size} on is missing")
                 return
-            goal = older.size if older is not None else -1
-            for leaf in _leaves(order["runs"], chains, taken):
-                if leaf is None:
+            for run in _runs(order["runs"], names, seals, taken):
+                if run is None:
                     yield Finding(at, "tree", "the log names entries that the export has not")
                     return
-                frontier.extend((leaf,))
-                if frontier.size == goal:
+                # An older checkpoint may have been signed in the middle of a run.
+                here = (goal - frontier.size) * SEAL_BYTES
+                if 0 < here <= len(run):
+                    frontier.extend_data(run[:here])
                     yield from self._compare(at, frontier.root(), older)
+                    run = run[here:]
+                frontier.extend_data(run)
             if (frontier.size, frontier.root().hex()) != (order["size"], order["root"]):
                 yield Finding(at, "tree", "entries in this order do not lead to the stated root")
                 return
@@ -225,18 +250,17 @@ class Logbook:
         detail = f"the first {older.size} entries are not those of the older checkpoint"
         yield Finding(at, "rewritten", detail)
 
-    def _heads(self, stated: Checkpoint, seals: Mapping[str, bytes]) -> Iterator[Finding]:
+    def _heads(self, stated: Checkpoint, seals: Seals) -> Iterator[Finding]:
         """One proven entry stands for its chain up to there, because it seals it."""
         for line, proof in self._proofs:
             population, seq = proof["population"], proof["seq"]
-            end = seq * SEAL_BYTES
-            chain = seals.get(population, b"")
-            if len(chain) < end:
+            seal = seals.of(population, seq)
+            if seal is None:
                 detail = "the proof is about an entry that the export has not"
                 yield Finding(line, "proof", detail, population, seq)
                 continue
             proven = proof["size"] == stated.size and merkle.verify_inclusion(
-                merkle.leaf_hash(chain[end - SEAL_BYTES : end]),
+                merkle.leaf_hash(seal),
                 proof["index"],
                 stated.size,
                 [bytes.fromhex(part) for part in proof["path"]],
@@ -246,32 +270,68 @@ class Logbook:
                 detail = f"entry {seq} is not proven to be in the log"
                 yield Finding(line, "proof", detail, population, seq)
 
-    def _unproven(
-        self, line: int, stated: Checkpoint, older: Checkpoint | None
-    ) -> Iterator[Finding]:
-        """Without every entry, only an equal size can be compared."""
+    def _grown(self, line: int, stated: Checkpoint, older: Checkpoint | None) -> Iterator[Finding]:
+        """Without every entry, growth is shown by an equal root or by a proof of consistency."""
+        proof = self._asked.consistency
         if older is None:
             return
         if older.size == stated.size:
             yield from self._compare(line, stated.root, older)
-            return
-        detail = "an export of some populations cannot be held against an older checkpoint"
-        yield Finding(line, "unproven", f"{detail}; ask for a consistency proof")
+        elif proof is None:
+            detail = "an export of some populations cannot be held against an older checkpoint"
+            yield Finding(line, "unproven", f"{detail}; give a proof of consistency")
+        elif not _is_consistency(proof):
+            yield Finding(line, "consistency", "what was given is no proof of consistency")
+        elif (proof["first"], proof["second"]) != (older.size, stated.size):
+            detail = f"the proof leads from {proof['first']} entries to {proof['second']}"
+            wanted = f"and not from {older.size} to {stated.size}"
+            yield Finding(line, "consistency", f"{detail} {wanted}")
+        elif not merkle.verify_consistency(
+            older.size,
+            stated.size,
+            older.root,
+            stated.root,
+            [bytes.fromhex(part) for part in proof["path"]],
+        ):
+            detail = f"the log is not proven to contain the {older.size} older entries"
+            yield Finding(line, "consistency", detail)
+        else:
+            self._grown_from = older.size
 
 
-def _leaves(
-    runs: Sequence[int], chains: Sequence[bytes], taken: list[int]
+def is_promise(log: Any) -> bool:
+    """Whether this is what a header may say about the log."""
+    return (
+        isinstance(log, dict)
+        and {"size"} <= log.keys() <= {"size", "proofs"}
+        and all(type(count) is int and count >= 0 for count in log.values())
+    )
+
+
+def _runs(
+    runs: Sequence[int], names: Sequence[str], seals: Seals, taken: dict[str, int]
 ) -> Iterator[bytes | None]:
-    """Leaf hashes in the order of the log; None where a run asks for more than there is."""
+    """Joined seals in the order of the log; None where a run asks for more than there is."""
     for place in range(0, len(runs), 2):
         chain, count = runs[place], runs[place + 1]
-        if chain >= len(chains) or taken[chain] + count * SEAL_BYTES > len(chains[chain]):
+        if chain >= len(names) or taken[names[chain]] + count > seals.count(names[chain]):
             yield None
             return
-        seals, start = chains[chain], taken[chain]
-        taken[chain] = end = start + count * SEAL_BYTES
-        for at in range(start, end, SEAL_BYTES):
-            yield merkle.leaf_hash(seals[at : at + SEAL_BYTES])
+        name = names[chain]
+        start, taken[name] = taken[name], taken[name] + count
+        for rank in range(start, start + count, _AT_ONCE):
+            yield seals.read(name, rank, min(_AT_ONCE, start + count - rank))
+
+
+def _is_consistency(proof: Any) -> bool:
+    return (
+        isinstance(proof, Mapping)
+        and {"first", "second", "path"} <= proof.keys()
+        and _count(proof["first"])
+        and _count(proof["second"])
+        and isinstance(proof["path"], list)
+        and all(_hash(part) for part in proof["path"])
+    )
 
 
 def _is_order(body: Any) -> bool:

@@ -79,6 +79,16 @@ class Frontier:
             size += 1
         self._size = size
 
+    def extend_data(self, data: bytes) -> None:
+        """Add leaves of 32 bytes each, joined, where only the root is wanted."""
+        sha256 = hashlib.sha256
+        self.extend(
+            [
+                sha256(b"\x00" + data[at : at + HASH_BYTES]).digest()
+                for at in range(0, len(data), HASH_BYTES)
+            ]
+        )
+
     def root(self) -> bytes:
         """Root of the tree as it stands."""
         return fold(self._peaks) if self._peaks else EMPTY_ROOT

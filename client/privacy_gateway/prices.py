@@ -74,6 +74,13 @@ class Prices:
         self._costs[key] = (price, cost, vector)
         return vector
 
+    def adds_up(self, leaf: Mapping[str, Any]) -> bool:
+        """Whether the entry has no cost, or the one that its price and rounds come to."""
+        try:
+            return "cost" not in leaf or bool(self.cost(leaf))
+        except (LookupError, TypeError, ValueError):
+            return False
+
     def _judge(self, mechanism: Any, digest: str, per_round: list[int]) -> Iterator[Finding]:
         """Digest, bounds and the price at every order, as if seen for the first time."""
         if canonical.digest(mechanism) != digest:

@@ -80,6 +80,7 @@ class Population:
         self.jobs: dict[str, Job] = {}
         self.shares: dict[str, Share] = {}
         self.rounds_charged = 0
+        self.spent: dict[str, tuple[dict[str, Any], int]] = {}
 
     def apply(self, leaf: Mapping[str, Any]) -> list[Finding]:
         """Take one entry; returns what is wrong with it, empty when nothing is."""
@@ -168,6 +169,8 @@ class Population:
         self.charged, self.reserved = _plus(self.charged, cost), _minus(self.reserved, cost)
         share.charged, share.reserved = _plus(share.charged, cost), _minus(share.reserved, cost)
         self.rounds_charged += leaf["rounds"]
+        mechanism, before = self.spent.get(job.digest, (leaf["mechanism"], 0))
+        self.spent[job.digest] = mechanism, before + leaf["rounds"]
         if not _fits(self.limits, self.charged, self.reserved):
             yield "filter", f"no order is within its limit after a charge of job {leaf['job']}"
 
