@@ -6,7 +6,7 @@ export UV_LINK_MODE ?= copy
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up compose test lint type fmt rego bench servers locks docs clean
+.PHONY: help demo up compose test soak coverage mutants lint type fmt rego bench servers locks docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,17 @@ compose: ## the same in containers with PostgreSQL, Redis and OPA (STANDIN=1: no
 
 test: lint type servers ## everything: lint, types, import law, Rego tests, pytest with real servers
 	$(BIN)/pytest -n 2 --dist worksteal --durations 15 $(PYTEST_ARGS)
+
+soak: .venv/.dev servers ## hours: 1e5 operations from 16 clients on each database, 1e6 in step with the reference
+	nice -n 10 $(BIN)/pytest tests -m soak -s --durations 0 $(PYTEST_ARGS)
+
+coverage: .venv/.dev servers ## branch coverage of accounting, ledger and policies; fails below 95 %
+	$(BIN)/pytest tests/accounting tests/policies tests/client -q -n 2 --dist worksteal \
+		--cov=accounting --cov=policies --cov=privacy_gateway.rdp --cov=privacy_gateway.replay \
+		--cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95 $(PYTEST_ARGS)
+
+mutants: .venv/.dev ## hours: mutation testing of the accountant; survivors in .cache/mutants
+	$(BIN)/python .ci/mutants.py
 
 lint: .venv/.dev ## ruff and the import law
 	$(BIN)/ruff check

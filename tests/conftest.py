@@ -19,9 +19,23 @@ from tests.support import servers
 settings.register_profile(
     "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
-settings.load_profile("house")
+# Mutation testing wants few examples, and the same ones each time.
+settings.register_profile(
+    "mutants", settings.get_profile("house"), derandomize=True, max_examples=20, database=None
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 REPOSITORY = servers.REPOSITORY
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A soak runs only when it is asked for (`make soak`)."""
+    if "soak" in (config.option.markexpr or ""):
+        return
+    soaks = [item for item in items if item.get_closest_marker("soak")]
+    if soaks:
+        config.hook.pytest_deselected(items=soaks)
+        items[:] = [item for item in items if item not in set(soaks)]
 
 
 def _import_tables() -> None:

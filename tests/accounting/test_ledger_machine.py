@@ -1,178 +1,207 @@
-"""A state machine over the ledger, checked against a reference of a few lines after every step."""
+"""State machines over the ledger on both databases, in step with the reference ledger."""
 
 from __future__ import annotations
 
-import tempfile
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, ClassVar
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
+    precondition,
     rule,
+    run_state_machine_as_test,
 )
+from sqlalchemy.orm import Session
 
-from accounting import filter as admission
-from accounting import ledger
-from accounting.curve import Price
 from kit.db import Database
-from privacy_gateway.errors import Refused
 from privacy_gateway.verify import verify
-from tests.accounting.support import (
-    FACTS,
-    NOW,
-    SOON,
-    balance,
-    charge,
-    export,
-    job_price,
-    open_population,
-    refusal_of,
-    reserve,
-    settle,
-)
+from tests.accounting.support import NOW, balance, charge, export, open_population, reserve, settle
+from tests.reference import traffic
+from tests.reference.audit import audit
+from tests.reference.pair import Pair
 
-PRICES = [job_price(1000, 10, 1.0), job_price(1000, 300, 1.5), job_price(1000, 1000, 20.0)]
+PRICES = traffic.prices()
+RESEARCHERS = ("usr_ada", "usr_bob")
+
+populations = st.sampled_from("ab")
+researchers = st.sampled_from(RESEARCHERS)
+prices = st.sampled_from(range(len(PRICES)))
+minutes = st.integers(-60, 60)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Arbitrary interleavings of the verbs on one population."""
+    """Arbitrary interleavings of all verbs, right and wrong ones, over two budgets."""
 
-    jobs = Bundle("jobs")
+    database: ClassVar[Database]
+    rounds_charged: ClassVar[int] = 0
+    runs: ClassVar[int] = 0
 
-    @initialize()
-    def start(self) -> None:
-        self.folder = tempfile.TemporaryDirectory()
-        self.database = Database(f"sqlite:///{Path(self.folder.name) / 'ledger.db'}")
-        self.database.create_all()
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Pair()
+        self.jobs: list[str] = []
+        # Entries cannot be removed, so each run has budgets and jobs of its own.
+        type(self).runs += 1
+        self.run = self.runs
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction of its own for each step, as a request has."""
         with self.database.unit_of_work() as session:
-            open_population(session, epsilon=4.0)
-        self.count = 0
-        self.frozen = False
-        self.held: dict[str, list[int]] = {}
-        self.attempts: dict[str, int] = {}
-        self.per_round: dict[str, tuple[int, ...]] = {}
-        self.charged_before = admission.zero()
+            yield session
 
-    @rule(target=jobs, rounds=st.integers(1, 400), which=st.sampled_from(range(len(PRICES))))
-    def reserve(self, rounds: int, which: int) -> object:
-        self.count += 1
-        job, cost = f"job_{self.count}", PRICES[which]
-        before = balance(self.database)
-        refusal = refusal_of(lambda: self._reserve(job, rounds, cost))
-        expected = None if before.admits(cost.total(rounds)) else "budget_exceeded"
-        if self.frozen:
-            expected = "frozen"
-        assert (refusal.code if refusal else None) == expected
-        if refusal:
-            return multiple()
-        self.held[job] = [rounds, 0]
-        self.per_round[job] = cost.per_round
-        return job
+    @initialize(epsilon=st.sampled_from([0.5, 2.0, 8.0]))
+    def start(self, epsilon: float) -> None:
+        with self.session() as session:
+            self.pair.open(session, self.population("a"), epsilon)
+            self.pair.open(session, self.population("b"), 3.0, 1e-5)
 
-    @rule(job=jobs, rounds=st.integers(1, 150))
-    def charge(self, job: str, rounds: int) -> None:
-        attempt = self.attempts[job] = self.attempts.get(job, 0) + 1
-        refusal = refusal_of(lambda: self._charge(job, rounds, attempt))
-        assert (refusal.code if refusal else None) == ("frozen" if self.frozen else None)
+    def population(self, which: str) -> str:
+        """One of this run's two budgets."""
+        return f"pop_{self.run}_{which}"
 
-    @rule(job=consumes(jobs), expire=st.booleans())
-    def settle(self, job: str, expire: bool) -> None:
-        reserved, charged = self.held[job]
-        with self.database.unit_of_work() as session:
-            if expire:
-                entry = ledger.expire(session, job_id=job, facts=FACTS, now=SOON)
-            else:
-                entry = settle(session, job)
-        assert entry is not None
-        assert entry.rounds == reserved - charged
-        self.held[job][0] = charged
+    def new_job(self) -> str:
+        """A name nobody has used."""
+        self.jobs.append(f"job_{self.run}_{len(self.jobs)}")
+        return self.jobs[-1]
 
-    @rule(rounds=st.integers(1, 300))
-    def reserve_and_void_is_identity(self, rounds: int) -> None:
-        if self.frozen:
-            return
-        before = balance(self.database)
-        self.count += 1
-        try:
-            with self.database.unit_of_work() as session:
-                job = f"job_{self.count}"
-                reserve(session, job, rounds=rounds, cost=PRICES[0])
-                ledger.void(session, job_id=job, reason="identity", facts=FACTS, now=NOW)
-        except Refused:
-            self.count -= 1
-        after = balance(self.database)
-        assert (before.charged, before.reserved) == (after.charged, after.reserved)
+    def job(self, index: int) -> str:
+        """A job that was tried, mostly; sometimes one that nobody knows."""
+        return self.jobs[index % len(self.jobs)] if self.jobs else "job_unknown"
 
-    @rule(epsilon=st.floats(0.1, 1.0))
-    def grant(self, epsilon: float) -> None:
-        with self.database.unit_of_work() as session:
-            ledger.grant(
-                session,
-                population_id="pop_a",
-                epsilon=round(epsilon, 3),
-                reason="more",
-                actor_id="usr_owner",
-                now=NOW,
+    @rule(
+        where=populations,
+        who=researchers,
+        which=prices,
+        rounds=st.one_of(st.integers(1, 60), st.integers(1, 20_000)),
+        lease=minutes,
+    )
+    def reserve(self, where: str, who: str, which: int, rounds: int, lease: int) -> None:
+        job = self.new_job()
+        with self.session() as session:
+            until = NOW + timedelta(minutes=lease)
+            self.pair.reserve(
+                session, job, self.population(where), who, PRICES[which], rounds, until
             )
 
-    @rule()
-    def toggle_freeze(self) -> None:
-        verb = ledger.unfreeze if self.frozen else ledger.freeze
-        with self.database.unit_of_work() as session:
-            verb(session, population_id="pop_a", reason="why", actor_id="usr_owner", now=NOW)
-        self.frozen = not self.frozen
+    @rule(index=st.integers(0, 50), rounds=st.integers(1, 60))
+    def reserve_twice(self, index: int, rounds: int) -> None:
+        job = self.job(index)
+        if job in self.pair.home:
+            with self.session() as session:
+                self.pair.reserve(
+                    session, job, self.pair.home[job], "usr_ada", PRICES[0], rounds, NOW
+                )
 
-    def _reserve(self, job: str, rounds: int, cost: Price) -> None:
-        with self.database.unit_of_work() as session:
-            reserve(session, job, rounds=rounds, cost=cost)
+    @rule(
+        index=st.integers(0, 50),
+        first=st.integers(1, 40),
+        rounds=st.integers(1, 40),
+        attempt=st.integers(1, 3),
+        fence=st.integers(0, 3),
+    )
+    def charge(self, index: int, first: int, rounds: int, attempt: int, fence: int) -> None:
+        with self.session() as session:
+            self.pair.charge(session, self.job(index), first, rounds, attempt, fence)
 
-    def _charge(self, job: str, rounds: int, attempt: int) -> None:
-        with self.database.unit_of_work() as session:
-            taken = charge(session, job, 1, rounds, attempt=attempt).rounds_charged
-        reserved, charged = self.held[job]
-        assert taken == min(rounds, reserved - charged)
-        self.held[job][1] += taken
+    @rule(index=st.integers(0, 50))
+    def settle(self, index: int) -> None:
+        with self.session() as session:
+            self.pair.settle(session, self.job(index))
 
+    @rule(index=st.integers(0, 50))
+    def void(self, index: int) -> None:
+        with self.session() as session:
+            self.pair.void(session, self.job(index))
+
+    @rule(index=st.integers(0, 50), at=minutes)
+    def expire(self, index: int, at: int) -> None:
+        with self.session() as session:
+            self.pair.expire(session, self.job(index), NOW + timedelta(minutes=at))
+
+    @rule(index=st.integers(0, 50), lease=minutes)
+    def renew(self, index: int, lease: int) -> None:
+        with self.session() as session:
+            self.pair.renew(session, self.job(index), NOW + timedelta(minutes=lease))
+
+    @rule(where=populations, milli=st.integers(1, 2000), reason=st.sampled_from(["more", " "]))
+    def grant(self, where: str, milli: int, reason: str) -> None:
+        with self.session() as session:
+            self.pair.grant(session, self.population(where), milli, reason)
+
+    @rule(where=populations, value=st.booleans())
+    def freeze(self, where: str, value: bool) -> None:
+        with self.session() as session:
+            self.pair.set_frozen(session, self.population(where), value)
+
+    @rule(where=populations, who=researchers, milli=st.integers(500, 5000))
+    def set_quota(self, where: str, who: str, milli: int) -> None:
+        with self.session() as session:
+            self.pair.set_quota(session, self.population(where), who, milli)
+
+    @rule(where=populations, who=researchers, note=st.booleans())
+    def record(self, where: str, who: str, note: bool) -> None:
+        with self.session() as session:
+            if note:
+                self.pair.note(session, self.population(where))
+            else:
+                self.pair.deny(session, self.population(where), who)
+
+    @rule(where=populations, which=prices, rounds=st.integers(1, 300))
+    def reserve_and_void_is_identity(self, where: str, which: int, rounds: int) -> None:
+        where = self.population(where)
+        one = self.pair.populations[where]
+        before = one.charged, one.reserved
+        job = self.new_job()
+        with self.session() as session:
+            self.pair.reserve(
+                session, job, self.population(where), "usr_bob", PRICES[which], rounds, NOW
+            )
+            self.pair.void(session, job)
+        now = balance(self.database, where)
+        assert (now.charged, now.reserved) == before
+
+    @precondition(lambda self: self.pair.populations)
     @invariant()
-    def balances_are_the_reference(self) -> None:
-        if not hasattr(self, "database"):
-            return
-        now = balance(self.database)
-        charged = reserved = admission.zero()
-        for job, (whole, done) in self.held.items():
-            price = self.per_round[job]
-            charged = admission.add(charged, tuple(part * done for part in price))
-            reserved = admission.add(reserved, tuple(part * (whole - done) for part in price))
-        assert (now.charged, now.reserved) == (charged, reserved)
-        assert admission.admits(now.limits, charged, reserved, admission.zero())
-        assert all(a >= b for a, b in zip(charged, self.charged_before, strict=True))
-        assert now.frozen == self.frozen
-        self.charged_before = charged
+    def both_say_the_same(self) -> None:
+        with self.database.read() as session:
+            self.pair.compare(session)
 
     def teardown(self) -> None:
-        if hasattr(self, "database"):
-            report = verify(export(self.database))
-            assert report.ok, report.problems
-            assert report.populations["pop_a"].rounds_charged == sum(
-                done for _, done in self.held.values()
-            )
-            self.database.close()
-            self.folder.cleanup()
+        for one in self.pair.populations.values():
+            type(self).rounds_charged += sum(job.charged for job in one.jobs.values())
 
 
-TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+def _examples() -> settings:
+    few = os.environ.get("HYPOTHESIS_PROFILE") == "mutants"
+    return settings(
+        max_examples=8 if few else 25,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_the_ledger_is_its_reference(database: Database) -> None:
+    machine: Any = type("Machine", (LedgerMachine,), {"database": database})
+    run_state_machine_as_test(machine, settings=_examples())
+    found, report = audit(database), verify(export(database))
+    assert report.ok, report.problems
+    charged = sum(one.rounds_charged for one in report.populations.values())
+    assert charged == found.charged_rounds() == machine.rounds_charged > 0
 
 
 def test_the_order_of_settled_jobs_does_not_matter(tmp_path: Path) -> None:
     balances = []
-    for name, order in (("a", [0, 1, 2]), ("b", [2, 0, 1])):
+    for name, order in (("a", [0, 1, 2]), ("b", [2, 0, 1]), ("c", [1, 2, 0])):
         database = Database(f"sqlite:///{tmp_path / name}.db")
         database.create_all()
         with database.unit_of_work() as session:
@@ -184,4 +213,4 @@ def test_the_order_of_settled_jobs_does_not_matter(tmp_path: Path) -> None:
         now = balance(database)
         balances.append((now.charged, now.reserved, now.limits))
         database.close()
-    assert balances[0] == balances[1]
+    assert balances[0] == balances[1] == balances[2]
