@@ -7,6 +7,7 @@ never touch a database, so that a slow examination never holds the writer's lock
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from policies.ask import judge
@@ -63,7 +64,9 @@ def examine(
         if not findings.clean:
             return Examination(revision.digest, findings, {}, tuple(_of_findings(findings)))
         reports = {engine.name: engine.test(revision.source, revision.tests) for engine in engines}
-        problems = [*_of_tests(reports), *_of_probes(engines, revision, floor)]
+        with ExitStack() as trials:
+            tried = [trials.enter_context(engine.trial()) for engine in engines]
+            problems = [*_of_tests(reports), *_of_probes(tried, revision, floor)]
     except EngineFailed as failure:
         detail = f"the revision was not examined: {failure}"
         raise Refused("policy_unavailable", detail) from failure

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -115,6 +117,14 @@ class EmbeddedEngine:
         except EngineFailed as failure:
             return Evaluation(fault=failure.fault, detail=failure.detail)
         return opened(envelope, world.digest)
+
+    @contextmanager
+    def trial(self) -> Iterator[EmbeddedEngine]:
+        """Itself: children hold nothing that decides."""
+        yield self
+
+    def ready(self, _revision: Revision, _deadline_seconds: float) -> None:
+        """At once: texts come with the question."""
 
     def health(self) -> Health:
         """Ask a child process to parse a line."""

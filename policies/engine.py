@@ -7,6 +7,7 @@ policy's fault during `evaluate`: a failure is a value, because the caller must 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -170,6 +171,18 @@ class PolicyEngine(Protocol):
         self, revision: Revision, canonical_input: bytes, deadline_seconds: float = DEADLINE_SECONDS
     ) -> Evaluation:
         """Ask `data.<package>.decision` of the revision; never raises for engine trouble."""
+        ...
+
+    def trial(self) -> AbstractContextManager[PolicyEngine]:
+        """The engine for texts that do not decide: drafts, probes, what-if questions."""
+        ...
+
+    def ready(self, revision: Revision, deadline_seconds: float) -> None:
+        """Wait until the engine can be asked about a revision that is about to decide.
+
+        Raises:
+            EngineFailed: not before the deadline.
+        """
         ...
 
     def health(self) -> Health:

@@ -21,6 +21,7 @@ class Fault(StrEnum):
     UNDEFINED = "undefined"
     MALFORMED = "malformed"
     UNKNOWN_OBLIGATION = "unknown_obligation"
+    DISAGREEMENT = "disagreement"
     INTERNAL = "internal"
 
 

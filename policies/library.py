@@ -31,10 +31,12 @@ class Library:
         """Package path under which the library is loaded."""
         return f"library.l{self.digest[:16]}"
 
-    def placed(self) -> tuple[tuple[str, str], ...]:
-        """The modules moved below `root`, with stable ids."""
+    def placed(self, prefix: str = "") -> tuple[tuple[str, str], ...]:
+        """The modules moved below `root`, itself below `prefix` if there is one; stable ids."""
+        root = f"{prefix}.{self.root}" if prefix else self.root
+        folder = f"{prefix}/library" if prefix else "library"
         return tuple(
-            (f"library/{self.digest[:16]}/{name}", moved_whole(text, self.root))
+            (f"{folder}/{self.digest[:16]}/{name}", moved_whole(text, root))
             for name, text in self.modules
         )
 

@@ -1,8 +1,10 @@
 """A real OPA server over REST, behind the same interface as the embedded engine.
 
-The server is stateless to us: a revision it does not hold is put there and asked again, and every
-answer names the revision it came from. Builtin errors are errors (`strict-builtin-errors`), not
-silence. What this engine cannot get in time is a fault; it must never answer from memory.
+In production the server takes what decides from signed bundles only (`policies.bundle`); this
+engine then asks and never puts. Without bundles, for one machine and for tests, the server is
+stateless to us: a revision it does not hold is put there and asked again. Either way every answer
+names the revision it came from. Builtin errors are errors (`strict-builtin-errors`), not silence.
+What this engine cannot get in time is a fault; it must never answer from memory.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from policies.engine import (
 )
 from policies.errors import EngineFailed, Fault
 from policies.publication import (
+    BUNDLED,
     Publication,
     opened,
     publication,
@@ -40,8 +43,11 @@ from privacy_gateway.errors import Refused
 
 OLDEST_VERSION = (1, 20, 3)
 """Earlier servers had a sprintf regression (1.20.0 to 1.20.2) or lack what the profile allows."""
+BUNDLE_NAME = "gateway"
+"""What the server's configuration calls our bundle."""
 LARGEST_ANSWER = 1024 * 1024
 PUBLISH_SECONDS = 5.0
+READY_PAUSE_SECONDS = 0.1
 _STRICT = {"strict-builtin-errors": "true", "provenance": "true"}
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
@@ -52,6 +58,7 @@ class OpaEngine:
     Args:
         url: where the server listens, such as `http://127.0.0.1:8181`.
         token: bearer token, if the server authenticates.
+        bundled: ask only what came in a signed bundle, and put nothing that decides.
         transport: another httpx transport, for tests.
 
     Thread-safe; connections are kept. The version is that of the last answer.
@@ -64,8 +71,11 @@ class OpaEngine:
         url: str,
         token: str | None = None,
         *,
+        bundled: bool = False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self._bundled = bundled
+        self._bundle_revision = ""
         headers = {"Content-Type": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
@@ -80,8 +90,9 @@ class OpaEngine:
 
     @property
     def version(self) -> str:
-        """Version the server last said it has."""
-        return f"opa {self._version}"
+        """Version the server last said it has, and the start of its bundle's revision."""
+        bundle = f" bundle {self._bundle_revision[:16]}" if self._bundled else ""
+        return f"opa {self._version}{bundle}"
 
     def check(self, source: str, tests: str = "") -> Findings:
         """Let the server compile both texts.
@@ -124,18 +135,14 @@ class OpaEngine:
     def evaluate(
         self, revision: Revision, canonical_input: bytes, deadline_seconds: float = DEADLINE_SECONDS
     ) -> Evaluation:
-        """Ask the decision of a revision; any trouble comes back as a fault."""
-        deadline = time.monotonic() + deadline_seconds
+        """Ask the decision of a revision; any trouble comes back as a fault.
+
+        A server with bundles that does not hold the revision yet is a stale one.
+        """
+        prefix = BUNDLED if self._bundled else ""
         try:
-            world = publication(revision.source)
-            envelope = self._query(world.queries[0], canonical_input, deadline)
-            if envelope is None:
-                # A server that was restarted has forgotten everything.
-                self._require_version()
-                self._publish(world.all_modules)
-                envelope = self._query(
-                    world.queries[0], canonical_input, time.monotonic() + deadline_seconds
-                )
+            world = publication(revision.source, prefix)
+            envelope = self._envelope(world, canonical_input, deadline_seconds)
         except TextRefused as refused:
             return Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)
         except CompileRefused as refused:
@@ -145,10 +152,33 @@ class OpaEngine:
             return Evaluation(fault=failure.fault, detail=failure.detail)
         return opened(envelope, world.digest)
 
+    @contextmanager
+    def trial(self) -> Iterator[OpaEngine]:
+        """The same server for texts that do not decide; what is put there is taken away again."""
+        with _Trial(self) as engine:
+            yield engine
+
+    def ready(self, revision: Revision, deadline_seconds: float) -> None:
+        """Wait until the server can be asked about a revision.
+
+        Raises:
+            EngineFailed: not before the deadline; what was in the way.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        while True:
+            found = self.evaluate(revision, b"{}", PUBLISH_SECONDS)
+            if found.fault not in (Fault.STALE_REVISION, Fault.UNREACHABLE, Fault.TIMEOUT):
+                return
+            if time.monotonic() > deadline:
+                raise EngineFailed(found.fault, f"the server has not got it: {found.detail}")
+            time.sleep(READY_PAUSE_SECONDS)
+
     def health(self) -> Health:
-        """Whether the server answers and is new enough."""
+        """Whether the server answers, is new enough, and has a bundle if it lives by one."""
         try:
             self._require_version()
+            if self._bundled and not self._bundle_revision:
+                raise EngineFailed(Fault.STALE_REVISION, "the server has no signed bundle yet")
         except EngineFailed as failure:
             return Health(False, self.name, self.version, failure.detail)
         return Health(True, self.name, self.version)
@@ -164,6 +194,16 @@ class OpaEngine:
             return TestResult(rule_name(query), False, failure.detail)
         detail = "" if value is True else "the rule is not true"
         return TestResult(rule_name(query), value is True, detail)
+
+    def _envelope(self, world: Publication, document: bytes, seconds: float) -> Any:
+        """What the server says of a revision; None where it has none and is to be given none."""
+        envelope = self._query(world.queries[0], document, time.monotonic() + seconds)
+        if envelope is None and not self._bundled:
+            # A server that was restarted has forgotten everything.
+            self._require_version()
+            self._publish(world.all_modules)
+            envelope = self._query(world.queries[0], document, time.monotonic() + seconds)
+        return envelope
 
     def _query(self, path: str, document: bytes, deadline: float) -> Any:
         """The value of `data.<path>`; None where the server has none."""
@@ -220,6 +260,7 @@ class OpaEngine:
         provenance = answer.get("provenance")
         if isinstance(provenance, dict):
             self._version = str(provenance.get("version", "unknown"))
+            self._bundle_revision = _revision_of_bundle(provenance)
         return answer
 
     def _require_version(self) -> None:
@@ -254,6 +295,38 @@ class OpaEngine:
             self._call("DELETE", f"/v1/policies/{name}", b"", deadline)
         except EngineFailed:
             return  # never loaded, or the server is gone; a leftover decides nothing
+
+
+class _Trial(OpaEngine):
+    """An engine on another's connections that remembers what it put there."""
+
+    def __init__(self, engine: OpaEngine) -> None:
+        self._client = engine._client  # noqa: SLF001 - of its own kind
+        self._bundled, self._bundle_revision, self._version = False, "", "unknown"
+        self._put: dict[str, None] = {}
+
+    def __enter__(self) -> OpaEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in reversed(self._put):
+            self._forget(name)
+
+    def _publish(self, modules: tuple[tuple[str, str], ...]) -> None:
+        # The library stays: others are on trial with it at the same time.
+        mine = [name for name, _ in modules if not name.startswith("library/")]
+        self._put |= dict.fromkeys(mine)
+        super()._publish(modules)
+
+    def close(self) -> None:
+        """The connections are another's."""
+
+
+def _revision_of_bundle(provenance: dict[str, Any]) -> str:
+    """The one bundle's revision, or nothing."""
+    bundles = provenance.get("bundles")
+    found = bundles.get(BUNDLE_NAME) if isinstance(bundles, dict) else None
+    return str(found.get("revision", "")) if isinstance(found, dict) else ""
 
 
 class CompileRefused(Exception):

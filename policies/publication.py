@@ -38,17 +38,26 @@ class Publication:
         return self.library + self.modules
 
 
+BUNDLED = "bundled"
+"""Root of what a server takes from signed bundles only; it refuses to have anything put there."""
+
+
 @lru_cache(maxsize=256)
-def publication(source: str) -> Publication:
+def publication(source: str, prefix: str = "") -> Publication:
     """The publication that answers decisions of a policy text.
+
+    Args:
+        source: the owner's text.
+        prefix: first segment of all packages; `BUNDLED` for signed bundles.
 
     Raises:
         TextRefused: the text cannot be moved into its own package.
     """
     shared = library()
     digest = canonical.digest({"library": shared.digest, "source": source})
-    name = f"revisions.r{digest[:32]}"
-    text = moved(source, name, shared.root)
+    above = f"{prefix}." if prefix else ""
+    name = f"{above}revisions.r{digest[:32]}"
+    text = moved(source, name, above + shared.root)
     envelope = (
         f"package {name}.{ENVELOPE}\n\n"
         f'revision := "{digest}"\n\n'
@@ -56,7 +65,7 @@ def publication(source: str) -> Publication:
     )
     stem = name.replace(".", "/")
     modules = ((f"{stem}/policy.rego", text), (f"{stem}/envelope.rego", envelope))
-    return Publication(name, digest, shared.placed(), modules, (f"{name}.{ENVELOPE}",))
+    return Publication(name, digest, shared.placed(prefix), modules, (f"{name}.{ENVELOPE}",))
 
 
 @lru_cache(maxsize=64)

@@ -30,7 +30,7 @@ _TOKEN = re.compile(
 )
 _SEGMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = frozenset(
-    {LIBRARY_ROOT, ENVELOPE, "library", "revisions", "tests", "system", "data", "input"}
+    {LIBRARY_ROOT, ENVELOPE, "library", "revisions", "tests", "bundled", "system", "data", "input"}
 )
 """First segments an owner's package may not have."""
 

@@ -19,8 +19,10 @@ from tests.support.servers import wait_until
 
 
 @contextmanager
-def opa_server(binary: str, folder: Path, port: int | None = None) -> Iterator[str]:
-    """A running `opa`; yields its URL."""
+def opa_server(
+    binary: str, folder: Path, port: int | None = None, *, config: Path | None = None
+) -> Iterator[str]:
+    """A running `opa`, with a configuration file if one is given; yields its URL."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     with (folder / "opa.log").open("wb") as log:
@@ -34,6 +36,7 @@ def opa_server(binary: str, folder: Path, port: int | None = None) -> Iterator[s
                 "--skip-version-check",
                 "--log-level",
                 "error",
+                *(["--config-file", str(config)] if config else []),
             ],
             stdout=log,
             stderr=log,
