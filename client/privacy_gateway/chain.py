@@ -22,9 +22,18 @@ _BEFORE_HASH: Final = b'{"hash":"'
 _BEFORE_LEAF: Final = b'","leaf":'
 _BEFORE_PREV: Final = b',"prev":"'
 _END: Final = b'"}'
-_LEAF_AT: Final = len(_BEFORE_HASH) + 64 + len(_BEFORE_LEAF)
-_HASH: Final = re.compile(rb"[0-9a-f]{64}")
-_TAIL: Final = len(_BEFORE_PREV) + 64 + len(_END)
+_HASH: Final = rb"([0-9a-f]{64})"
+# The last possible place of what follows the leaf is the only one at which the line can end.
+_FRAME: Final = re.compile(
+    re.escape(_BEFORE_HASH)
+    + _HASH
+    + re.escape(_BEFORE_LEAF)
+    + rb"(.+)"
+    + re.escape(_BEFORE_PREV)
+    + _HASH
+    + re.escape(_END),
+    re.DOTALL,
+)
 
 
 class Line(NamedTuple):
@@ -59,27 +68,14 @@ def write_line(hash_: str, leaf: bytes, prev: str) -> bytes:
 
 def read_line(line: bytes) -> Line | None:
     """Cut an exported line, or None where its frame is damaged."""
-    framed = (
-        len(line) > _LEAF_AT + _TAIL
-        and line.startswith(_BEFORE_HASH)
-        and line[_LEAF_AT - len(_BEFORE_LEAF) : _LEAF_AT] == _BEFORE_LEAF
-        and line[-_TAIL : -_TAIL + len(_BEFORE_PREV)] == _BEFORE_PREV
-        and line.endswith(_END)
-    )
-    if not framed:
+    cut = _FRAME.fullmatch(line)
+    if cut is None:
         return None
-    stated = line[len(_BEFORE_HASH) : len(_BEFORE_HASH) + 64]
-    prev = line[-64 - len(_END) : -len(_END)]
-    if not (_is_hex(stated) and _is_hex(prev)):
-        return None
-    return Line(stated.decode(), line[_LEAF_AT:-_TAIL], prev.decode())
+    sealed, leaf, prev = cut.groups()
+    return Line(sealed.decode(), leaf, prev.decode())
 
 
 def is_other_format(name: Any) -> bool:
     """Whether this names a format of the ledger's family, and not the one that is read here."""
     family = FORMAT.partition("/")[0] + "/"
     return isinstance(name, str) and name.startswith(family) and name != FORMAT
-
-
-def _is_hex(text: bytes) -> bool:
-    return _HASH.fullmatch(text) is not None

@@ -22,7 +22,7 @@ UNITS_TOLERANCE: Final = 0.2
 MAX_COUNT: Final = 10**9
 
 _NOISES: Final = ("noise_multiplier", "clip_count_noise")
-_COUNTS: Final = ("clients", "clients_per_round", "steps")
+_COUNTS: Final = ("clients", "clients_per_round", "steps", "bands")
 _REMEMBERED: Final = 4096
 _INTEGERS: Final = {int}
 
@@ -57,16 +57,17 @@ class Prices:
         """The stated cost vector, if it is the stated price times the rounds.
 
         Raises:
-            ValueError: it is not, or something else than an integer stands in one of the two.
+            ValueError: it is not.
         """
-        price, cost = leaf["per_round"], leaf["cost"]
-        rounds = leaf["rounds"]
-        if not _INTEGERS.issuperset(map(type, (rounds, *price, *cost))):
-            raise ValueError("a price or a cost is no vector of integers")
+        price, cost, rounds = leaf["per_round"], leaf["cost"], leaf["rounds"]
+        if type(rounds) is not int:
+            raise ValueError("rounds is no integer")
         key = (leaf["mechanism_digest"], rounds)
         known = self._costs.get(key)
         if known is not None and known[0] == price and known[1] == cost:
             return known[2]
+        if not _INTEGERS.issuperset(map(type, price)):
+            raise ValueError("the price is no vector of integers")
         vector = tuple([part * rounds for part in price])
         if list(vector) != cost:
             raise ValueError("the cost is not the price times the rounds")

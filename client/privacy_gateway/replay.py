@@ -22,7 +22,6 @@ from privacy_gateway.prices import whole as _whole
 MAX_EPSILON_NANO: Final = 10**13
 MAX_ROUNDS: Final = 10**6
 
-_INTEGERS: Final = {int}
 _ZERO: Final = (0,) * len(rdp.ORDERS)
 _ORDER_NAMES: Final = [f"{order:g}" for order in rdp.ORDERS]
 
@@ -176,9 +175,9 @@ class Population:
 
     def _block(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
         """A charge takes rounds of its own attempt once, within the reservation."""
-        rounds, first, attempt = (
-            _whole(leaf[name], name, MAX_COUNT) for name in ("rounds", "round_first", "attempt")
-        )
+        rounds = _whole(leaf["rounds"], "rounds", MAX_COUNT)
+        first = _whole(leaf["round_first"], "round_first", MAX_COUNT)
+        attempt = _whole(leaf["attempt"], "attempt", MAX_COUNT)
         if self.frozen:
             yield "rule", f"job {leaf['job']} charged while frozen"
         if leaf["fence"] < job.fence:
@@ -238,14 +237,15 @@ class Population:
 
     def _balance(self, stated: Mapping[str, Any]) -> Iterator[Finding]:
         """Compare the stated resulting balances with the derived ones."""
-        for name in ("epsilon_nano", "charged", "reserved", "frozen"):
-            derived, said = getattr(self, name), stated[name]
-            if type(derived) is tuple:
-                # A list of booleans equals the zeros and ones that it is not.
-                same = tuple(said) == derived and _INTEGERS.issuperset(map(type, said))
-            else:
-                same = said == derived and type(said) is type(derived)
-            if not same:
+        epsilon_nano, frozen = stated["epsilon_nano"], stated["frozen"]
+        same = {
+            "epsilon_nano": epsilon_nano == self.epsilon_nano and type(epsilon_nano) is int,
+            "charged": tuple(stated["charged"]) == self.charged,
+            "reserved": tuple(stated["reserved"]) == self.reserved,
+            "frozen": frozen is self.frozen,
+        }
+        if not all(same.values()):
+            for name in (name for name, holds in same.items() if not holds):
                 yield "balance", f"the stated {name} does not follow from the entries before"
         if min(self.reserved) < 0:
             yield "balance", "more was drawn than had been reserved"

@@ -9,11 +9,13 @@ module must never answer for an entry that it was not given.
 from __future__ import annotations
 
 import bisect
+import os
 import tempfile
 from typing import IO, Final, NamedTuple
 
 SEAL_BYTES: Final = 32
 IN_MEMORY: Final = 16 * 1024 * 1024
+_FLUSHED: Final = 65_536
 
 
 class _Extent(NamedTuple):
@@ -29,6 +31,7 @@ class Seals:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self._fresh = bytearray()
         self._extents: dict[str, list[_Extent]] = {}
         self._counts: dict[str, int] = {}
         self._total = 0
@@ -47,7 +50,9 @@ class Seals:
             extent = _Extent(self._counts.setdefault(chain, 0), seq, self._total)
             self._extents.setdefault(chain, []).append(extent)
             self._chain = chain
-        self._file.write(seal)
+        self._fresh += seal
+        if len(self._fresh) >= _FLUSHED:
+            self._flush()
         self._counts[chain] += 1
         self._total += 1
         self._next = seq + 1
@@ -79,7 +84,13 @@ class Seals:
         return b"".join(parts)
 
     def _read(self, place: int, count: int) -> bytes:
+        self._flush()
         self._file.seek(place * SEAL_BYTES)
-        found = self._file.read(count * SEAL_BYTES)
-        self._file.seek(self._total * SEAL_BYTES)
-        return found
+        return self._file.read(count * SEAL_BYTES)
+
+    def _flush(self) -> None:
+        """Put what is fresh behind what was put before."""
+        if self._fresh:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(self._fresh)
+            self._fresh.clear()

@@ -41,8 +41,9 @@ class NotCanonical(ValueError):
     """Bytes that are not the canonical JSON of any value.
 
     Attributes:
-        flaw: `number` for a float, NaN, an infinity or an integer spelt otherwise; `duplicate_key`;
-            `encoding` for everything else (not JSON, white space, order, escapes, not UTF-8).
+        flaw: `number` for a float, NaN, an infinity, an integer spelt otherwise or a boolean in a
+            list; `duplicate_key`; `encoding` for everything else (not JSON, white space, order,
+            escapes, not UTF-8).
     """
 
     def __init__(self, flaw: Flaw, detail: str) -> None:
@@ -86,12 +87,25 @@ def read_slowly(data: bytes) -> Any:
     try:
         value = _DECODE(data.decode())
         if canonical.dumps(value, floats=True) == data:
-            return value
+            return _without_listed_booleans(value)
     except NotCanonical:
         raise
     except (ValueError, TypeError, RecursionError) as error:
         raise NotCanonical("encoding", f"it is not JSON in UTF-8: {error}") from error
     raise _otherwise(data)
+
+
+def _without_listed_booleans(value: Any) -> Any:
+    """The value, if no list in it holds a boolean: to Python, [true] equals the vector [1]."""
+    if isinstance(value, list):
+        if bool in set(map(type, value)):
+            raise NotCanonical("number", "a list holds a boolean; a ledger's hold numbers or text")
+        for member in value:
+            _without_listed_booleans(member)
+    elif isinstance(value, dict):
+        for member in value.values():
+            _without_listed_booleans(member)
+    return value
 
 
 def shape_of(data: bytes) -> bytes:
