@@ -17,11 +17,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from accounting import posting, quotas, reservations
+from accounting import blocks, posting, quotas, reservations
+from accounting.blocks import EVERYBODY, Block, Target
 from accounting.curve import Price
 from accounting.ownership import denial
 from accounting.posting import Balance
-from accounting.quotas import QuotaBalance
+from accounting.quotas import Kind, QuotaBalance
+from accounting.reservations import Drawn, Purse
+
+_Holder = tuple[str, Kind, str]
 
 
 class Book:
@@ -34,26 +38,44 @@ class Book:
     def __init__(self, balances: Mapping[str, Balance]) -> None:
         self._locked = dict(balances)
         self._now = dict(balances)
-        self._shares: dict[tuple[str, str], QuotaBalance] = {}
-        self._touched: set[tuple[str, str]] = set()
+        self._shares: dict[_Holder, QuotaBalance] = {}
+        self._touched: set[_Holder] = set()
+        self._blocks: dict[str, dict[str, Block]] = {}
+        self._moved: set[tuple[str, str]] = set()
         self._entries: list[dict[str, Any]] = []
         self._reservations: list[dict[str, Any]] = []
 
     def know(self, shares: Iterable[QuotaBalance]) -> None:
-        """Take in researchers' shares as read under the lock; a researcher without one has none."""
+        """Take in shares as read under the lock; a researcher or project without one has none."""
         for share in shares:
-            self._shares[share.population_id, share.researcher_id] = share
+            self._shares[share.population_id, share.kind, share.holder_id] = share
+
+    def know_blocks(self, population_id: str, blocks: Iterable[Block]) -> None:
+        """Take in all blocks of a population, as read under the lock."""
+        self._blocks[population_id] = {block.name: block for block in blocks}
 
     def balance(self, population_id: str) -> Balance:
         """The budget after everything decided so far."""
         return self._now[population_id]
 
-    def share(self, population_id: str, researcher_id: str) -> QuotaBalance:
-        """The researcher's spending after everything decided so far."""
-        key = (population_id, researcher_id)
+    def share(self, population_id: str, holder_id: str, kind: Kind = "researcher") -> QuotaBalance:
+        """A holder's spending after everything decided so far."""
+        key = (population_id, kind, holder_id)
         if key not in self._shares:
-            self._shares[key] = quotas.nothing(population_id, researcher_id)
+            self._shares[key] = quotas.nothing(population_id, holder_id, kind)
         return self._shares[key]
+
+    def target(self, population_id: str, block: str | None) -> Target:
+        """Whom a cost counts for, after everything decided so far.
+
+        Raises:
+            KeyError: the population's blocks are not known; nothing may be decided without them.
+        """
+        if block is not None:
+            return Target(block, (self._blocks[population_id][block],))
+        if not self.balance(population_id).blocks:
+            return EVERYBODY
+        return Target(None, tuple(self._blocks[population_id].values()))
 
     def reserve(
         self,
@@ -66,6 +88,8 @@ class Book:
         facts: Mapping[str, Any],
         now: datetime,
         lease_expires_at: datetime,
+        project: str | None = None,
+        block: str | None = None,
     ) -> None:
         """Hold the whole cost of a job; see `ledger.reserve`.
 
@@ -74,8 +98,11 @@ class Book:
                 already is found by the database when the book is written.
         """
         before = self.balance(population_id)
-        share = self.share(population_id, researcher_id)
-        after, share_after = reservations.affordable(before, share, price, rounds)
+        shares = [self.share(population_id, researcher_id)]
+        if project is not None:
+            shares.append(self.share(population_id, project, "project"))
+        purse = Purse(before, tuple(shares), self.target(population_id, block))
+        drawn = reservations.affordable(purse, price, rounds)
         body = reservations.bearing(
             price.mechanism.canonical(),
             price.mechanism_digest,
@@ -85,11 +112,10 @@ class Book:
             researcher_id,
             facts,
         )
-        self._post(before, after, "reserve", now, body)
-        self._shares[population_id, researcher_id] = share_after
-        self._touched.add((population_id, researcher_id))
+        self._post(before, drawn.balance, "reserve", now, body | drawn.facts())
+        self._take(drawn)
         self._reservations.append(
-            reservations.row(before, job_id, researcher_id, price, rounds, (now, lease_expires_at))
+            reservations.row(purse, job_id, researcher_id, price, rounds, (now, lease_expires_at))
         )
 
     def deny(
@@ -128,8 +154,21 @@ class Book:
             if rows:
                 connection.execute(statement, rows)
         quotas.store_reserved(session, [self._shares[key] for key in sorted(self._touched)])
+        for population_id, name in sorted(self._moved):
+            blocks.store(session, self._blocks[population_id][name])
         self._locked = dict(self._now)
         self._entries, self._reservations, self._touched = [], [], set()
+        self._moved = set()
+
+    def _take(self, drawn: Drawn) -> None:
+        for share in drawn.shares:
+            key = (share.population_id, share.kind, share.holder_id)
+            self._shares[key] = share
+            self._touched.add(key)
+        if drawn.block is not None:
+            population_id, name = drawn.block.population_id, drawn.block.name
+            self._blocks[population_id][name] = drawn.block
+            self._moved.add((population_id, name))
 
     def _post(
         self, before: Balance, after: Balance, kind: str, now: datetime, body: Mapping[str, Any]

@@ -36,14 +36,15 @@ def budget_exceeded(
     )
 
 
-def quota_exceeded(researcher_id: str, *, epsilon: float, spent: float) -> Refused:
-    """The population has room, the researcher's share has not."""
+def quota_exceeded(
+    holder_id: str, *, epsilon: float, spent: float, holder: str = "researcher"
+) -> Refused:
+    """The population has room, the share of the researcher (or `holder` project) has not."""
+    facts: dict[str, Any] = {holder: holder_id, "epsilon": epsilon, "epsilon_spent": spent}
     return Refused(
         "quota_exceeded",
-        "the researcher's quota within this population has no room for this job",
-        researcher=researcher_id,
-        epsilon=epsilon,
-        epsilon_spent=spent,
+        f"the {holder}'s quota within this population has no room for this job",
+        **facts,
     )
 
 

@@ -9,14 +9,13 @@ in it; what was charged is never refunded. Reading verbs are re-exported here, s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from accounting import filter as admission
-from accounting import posting, quotas, reservations
+from accounting import blocks, posting, quotas, reservations
 from accounting.curve import Price
 from accounting.errors import conflict, frozen
 from accounting.export import entries, entry, export_lines
@@ -25,7 +24,7 @@ from accounting.odometer import Odometer, odometer
 from accounting.ownership import deny, freeze, grant, note, open_population, unfreeze
 from accounting.posting import Balance, Entry, balance, balances, lock
 from accounting.quotas import QuotaBalance, quota, set_quota
-from accounting.reservations import Held, held, renew_lease
+from accounting.reservations import Drawn, Held, held, renew_lease
 from kit.clock import micros
 
 __all__ = [
@@ -82,8 +81,10 @@ def reserve(
     facts: Mapping[str, Any],
     now: datetime,
     lease_expires_at: datetime,
+    project: str | None = None,
+    block: str | None = None,
 ) -> Entry:
-    """Hold the whole cost of a job, if the budget and the researcher's quota have room.
+    """Hold the whole cost of a job, if the budget and the quotas it draws on have room.
 
     Args:
         session: open transaction that holds the lock of `balance`.
@@ -95,29 +96,35 @@ def reserve(
         facts: policy revision, decision, dataset, actor and the like; kept in the entry.
         now: time of the entry.
         lease_expires_at: after which `expire` may settle the job.
+        project: whose quota is debited besides.
+        block: whom the job is about; everybody when None.
 
     Raises:
         Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or `conflict`
             when the job already has a reservation or the balance has moved.
     """
-    share = quota(session, balance.population_id, researcher_id, delta=balance.terms.delta)
-    after, share_after = reservations.affordable(balance, share, price, rounds)
+    purse = reservations.purse(session, balance, researcher_id, project, block)
+    drawn = reservations.affordable(purse, price, rounds)
     if held(session, job_id) is not None:
         raise conflict("the job already has a reservation", job=job_id)
     reservations.insert(
-        session, balance, job_id, researcher_id, price, rounds, (now, lease_expires_at)
+        session, purse, job_id, researcher_id, price, rounds, (now, lease_expires_at)
     )
-    quotas.store_reserved(session, [share_after])
-    body = reservations.bearing(
-        price.mechanism.canonical(),
-        price.mechanism_digest,
-        price.per_round,
-        rounds,
-        job_id,
-        researcher_id,
-        facts,
+    quotas.store_reserved(session, drawn.shares)
+    blocks.store(session, drawn.block)
+    body = (
+        reservations.bearing(
+            price.mechanism.canonical(),
+            price.mechanism_digest,
+            price.per_round,
+            rounds,
+            job_id,
+            researcher_id,
+            facts,
+        )
+        | drawn.facts()
     )
-    return posting.post(session, balance, after, kind="reserve", now=now, body=body)
+    return posting.post(session, balance, drawn.balance, kind="reserve", now=now, body=body)
 
 
 def charge(
@@ -153,7 +160,8 @@ def charge(
     """
     for field, value in (("round_first", round_first), ("rounds", rounds), ("attempt", attempt)):
         check_count(field, value, MAX_ROUNDS)
-    before, present = reservations.lock_job(session, job_id)
+    purse, present = reservations.lock_purse(session, job_id)
+    before = purse.balance
     if before.frozen:
         raise frozen(before.population_id)
     if fence < present.fence:
@@ -162,7 +170,7 @@ def charge(
     if taken == 0:
         return Charge(0, None)
     reservations.refuse_second_charge(session, job_id, round_first, taken, attempt)
-    cost = present.cost(taken)
+    drawn = purse.moved(spend=present.cost(taken))
     reservations.draw(
         session,
         job_id,
@@ -170,18 +178,7 @@ def charge(
         fence=fence,
         closed=False,
     )
-    share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
-    quotas.store(
-        session,
-        share,
-        charged=admission.add(share.charged, cost),
-        reserved=admission.subtract(share.reserved, cost),
-    )
-    after = replace(
-        before,
-        charged=admission.add(before.charged, cost),
-        reserved=admission.subtract(before.reserved, cost),
-    )
+    _store(session, drawn)
     body = reservations.bearing(
         present.mechanism,
         present.mechanism_digest,
@@ -191,7 +188,9 @@ def charge(
         present.researcher_id,
         facts,
     ) | {"round_first": round_first, "attempt": attempt, "fence": fence}
-    return Charge(taken, posting.post(session, before, after, kind="charge", now=now, body=body))
+    body |= drawn.facts()
+    entry = posting.post(session, before, drawn.balance, kind="charge", now=now, body=body)
+    return Charge(taken, entry)
 
 
 def settle(
@@ -204,11 +203,11 @@ def settle(
     Raises:
         Refused: `not_found` for a job without reservation.
     """
-    before, present = reservations.lock_job(session, job_id)
+    purse, present = reservations.lock_purse(session, job_id)
     if present.closed:
         return None
     left = present.rounds_left
-    cost = present.cost(left)
+    drawn = purse.moved(release=present.cost(left))
     reservations.draw(
         session,
         job_id,
@@ -216,9 +215,7 @@ def settle(
         fence=present.fence,
         closed=True,
     )
-    share = quota(session, before.population_id, present.researcher_id, delta=before.terms.delta)
-    quotas.store(session, share, reserved=admission.subtract(share.reserved, cost))
-    after = replace(before, reserved=admission.subtract(before.reserved, cost))
+    _store(session, drawn)
     body = reservations.bearing(
         present.mechanism,
         present.mechanism_digest,
@@ -228,7 +225,8 @@ def settle(
         present.researcher_id,
         facts,
     ) | {"reason": reason, "rounds_charged": present.rounds_charged}
-    return posting.post(session, before, after, kind="void", now=now, body=body)
+    body |= drawn.facts()
+    return posting.post(session, purse.balance, drawn.balance, kind="void", now=now, body=body)
 
 
 def void(
@@ -257,3 +255,9 @@ def expire(
     if not present.closed and present.lease_expires_at > micros(now):
         raise conflict("the lease still runs", job=job_id)
     return settle(session, job_id=job_id, reason="expired", facts=facts, now=now)
+
+
+def _store(session: Session, drawn: Drawn) -> None:
+    """Write what a charge or a settlement moved beside the population."""
+    quotas.store(session, drawn.shares)
+    blocks.store(session, drawn.block)

@@ -51,7 +51,10 @@ _APPEND_ONE = APPEND.returning(ENTRY.c.id)
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A population's budget after its head entry. Vectors in pico-nats, one number an order."""
+    """A population's budget after its head entry. Vectors in pico-nats, one number an order.
+
+    What was charged to one of its `blocks` alone is not in here; `accounting.blocks` adds it.
+    """
 
     population_id: str
     terms: Terms
@@ -65,6 +68,8 @@ class Balance:
     name: str
     privacy_unit: str
     owner_id: str
+    second_person: bool = False
+    blocks: int = 0
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -250,6 +255,8 @@ def open_chain(
             charged=first.charged,
             reserved=first.reserved,
             frozen=False,
+            second_person=first.second_person,
+            blocks=0,
             version=1,
             head_seq=1,
             head_hash=sealed,
@@ -295,6 +302,8 @@ def balance_of(row: Any) -> Balance:
         name=row.name,
         privacy_unit=row.privacy_unit,
         owner_id=row.owner_id,
+        second_person=row.second_person,
+        blocks=row.blocks,
     )
 
 

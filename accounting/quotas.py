@@ -1,15 +1,16 @@
-"""A researcher's share of a population's budget: fairness, never the guarantee.
+"""Shares of a population's budget, of researchers and of projects: fairness, never the guarantee.
 
-Spending is tracked for every researcher from the first reservation, so a quota set later already
-knows the past. A quota is checked and debited in the same transaction as the budget.
+Spending is tracked for everybody from the first reservation, so a quota set later already knows
+the past; it is the sum over all blocks of people. A quota is checked and debited in the same
+transaction as the budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -21,37 +22,69 @@ from accounting import posting
 from accounting.budget import Terms, epsilon_nano_of, terms_of
 from accounting.posting import Entry
 from accounting.tables import QUOTA
+from accounting.tables_scope import PROJECT_QUOTA
 from privacy_gateway import rdp
 
-# Built once: composing a statement costs more than running it.
-_ONE = (
-    QUOTA.c.population_id == sa.bindparam("population"),
-    QUOTA.c.researcher_id == sa.bindparam("researcher"),
-)
-_SELECT = sa.select(QUOTA).where(*_ONE)
-_UPDATE = sa.update(QUOTA).where(*_ONE)
-_INSERT = sa.insert(QUOTA)
-_HOLD = {
-    dialect: made.on_conflict_do_update(
-        index_elements=["population_id", "researcher_id"],
-        set_={"reserved": made.excluded.reserved},
-    )
-    for dialect, made in (
-        ("sqlite", sqlite_insert(QUOTA)),
-        ("postgresql", postgresql_insert(QUOTA)),
-    )
+Kind = Literal["researcher", "project"]
+
+
+class _Statements:
+    """What is asked of one of the two tables; built once, composing costs more than running."""
+
+    def __init__(self, table: sa.Table, column: str) -> None:
+        self.table, self.holder = table, table.c[column]
+        one = (
+            table.c.population_id == sa.bindparam("population"),
+            self.holder == sa.bindparam("holder"),
+        )
+        self.select = sa.select(table).where(*one)
+        self.update = sa.update(table).where(*one)
+        self.insert = sa.insert(table)
+        self.all = (
+            sa.select(table)
+            .where(table.c.population_id == sa.bindparam("population"))
+            .order_by(self.holder)
+        )
+        self.hold = {
+            dialect: made.on_conflict_do_update(
+                index_elements=["population_id", column],
+                set_={"reserved": made.excluded.reserved},
+            )
+            for dialect, made in (
+                ("sqlite", sqlite_insert(table)),
+                ("postgresql", postgresql_insert(table)),
+            )
+        }
+
+    def names(self, share: QuotaBalance) -> dict[str, str]:
+        """The primary key."""
+        return {"population_id": share.population_id, self.holder.key: share.holder_id}
+
+
+_OF: Final[dict[Kind, _Statements]] = {
+    "researcher": _Statements(QUOTA, "researcher_id"),
+    "project": _Statements(PROJECT_QUOTA, "project"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaBalance:
-    """One researcher's spending in one population; `terms` is None where no quota is set."""
+    """One holder's spending in one population; `terms` is None where no quota is set.
+
+    `holder_id` is a researcher's id or a project's name, by `kind`.
+    """
 
     population_id: str
-    researcher_id: str
+    holder_id: str
     terms: Terms | None
     charged: tuple[int, ...]
     reserved: tuple[int, ...]
+    kind: Kind = "researcher"
+
+    @property
+    def researcher_id(self) -> str:
+        """The holder of a researcher's share."""
+        return self.holder_id
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -65,7 +98,7 @@ class QuotaBalance:
 
     @property
     def epsilon_spent(self) -> float | None:
-        """Odometer of the researcher's charges, measured by the share's terms."""
+        """Odometer of the holder's charges, measured by the share's terms."""
         if self.terms is None:
             return None
         return admission.epsilon_spent_nano(self.terms, self.charged) / rdp.NANO
@@ -76,37 +109,58 @@ class QuotaBalance:
 
 
 def quota(
-    session: Session, population_id: str, researcher_id: str, *, delta: str | None = None
+    session: Session,
+    population_id: str,
+    holder_id: str,
+    *,
+    kind: Kind = "researcher",
+    delta: str | None = None,
 ) -> QuotaBalance:
-    """A researcher's spending; all zero before the first reservation.
+    """One holder's spending; all zero before the first reservation.
 
     Args:
         session: reads only.
         population_id: whose budget.
-        researcher_id: whose spending.
+        holder_id: whose spending: a researcher's id, or a project's name.
+        kind: which of the two.
         delta: the budget's δ text, when the caller has it at hand.
     """
-    wanted = {"population": population_id, "researcher": researcher_id}
-    row = session.execute(_SELECT, wanted).one_or_none()
+    wanted = {"population": population_id, "holder": holder_id}
+    row = session.execute(_OF[kind].select, wanted).one_or_none()
     if row is None:
-        return nothing(population_id, researcher_id)
-    return balance_of(row, delta or _delta(session, population_id))
+        return nothing(population_id, holder_id, kind)
+    return balance_of(row, delta or _delta(session, population_id), kind)
 
 
-def nothing(population_id: str, researcher_id: str) -> QuotaBalance:
-    """A researcher who has no quota and has spent nothing."""
-    return QuotaBalance(population_id, researcher_id, None, admission.zero(), admission.zero())
+def shares(
+    session: Session,
+    population_id: str,
+    researcher_id: str,
+    project: str | None,
+    *,
+    delta: str | None = None,
+) -> tuple[QuotaBalance, ...]:
+    """Everybody whose share a job of this researcher, and of this project if any, draws on."""
+    found = [quota(session, population_id, researcher_id, delta=delta)]
+    if project is not None:
+        found.append(quota(session, population_id, project, kind="project", delta=delta))
+    return tuple(found)
+
+
+def nothing(population_id: str, holder_id: str, kind: Kind = "researcher") -> QuotaBalance:
+    """A holder who has no quota and has spent nothing."""
+    zero = admission.zero()
+    return QuotaBalance(population_id, holder_id, None, zero, zero, kind)
 
 
 def quotas(session: Session, population_id: str) -> list[QuotaBalance]:
-    """Every researcher who has spent or may spend, in the order of their ids."""
+    """Everybody who has spent or may spend: researchers by id, then projects by name."""
     delta = _delta(session, population_id)
-    rows = session.execute(
-        sa.select(QUOTA)
-        .where(QUOTA.c.population_id == population_id)
-        .order_by(QUOTA.c.researcher_id)
-    )
-    return [balance_of(row, delta) for row in rows]
+    return [
+        balance_of(row, delta, kind)
+        for kind, statements in _OF.items()
+        for row in session.execute(statements.all, {"population": population_id})
+    ]
 
 
 def set_quota(
@@ -117,19 +171,22 @@ def set_quota(
     epsilon: float,
     actor_id: str,
     now: datetime,
+    kind: Kind = "researcher",
     reason: str = "quota set",
 ) -> Entry:
     """Give a researcher a share of ε, replacing an earlier one; spending so far counts.
+
+    With `kind` `project`, `researcher_id` is the project's name.
 
     Raises:
         Refused: `not_found`; `invalid_request` naming `epsilon`.
     """
     before = posting.lock(session, [population_id])[population_id]
     terms = terms_of(epsilon_nano_of(epsilon), before.delta)
-    present = quota(session, population_id, researcher_id, delta=before.terms.delta)
-    store(session, present, terms=terms)
+    present = quota(session, population_id, researcher_id, kind=kind, delta=before.terms.delta)
+    store(session, [replace(present, terms=terms)])
     body = {
-        "researcher": researcher_id,
+        kind: researcher_id,
         "actor": actor_id,
         "reason": reason,
         "quota": {"epsilon_nano": terms.epsilon_nano, "weights": list(terms.weights)},
@@ -137,56 +194,46 @@ def set_quota(
     return posting.post(session, before, before, kind="quota", now=now, body=body)
 
 
-def store(
-    session: Session,
-    present: QuotaBalance,
-    *,
-    charged: tuple[int, ...] | None = None,
-    reserved: tuple[int, ...] | None = None,
-    terms: Terms | None = None,
-) -> None:
-    """Write a researcher's row; the population's lock is held by the caller."""
-    kept = terms if terms is not None else present.terms
-    values: dict[str, Any] = {
-        "charged": present.charged if charged is None else charged,
-        "reserved": present.reserved if reserved is None else reserved,
-        "epsilon_nano": None if kept is None else kept.epsilon_nano,
-        "weights": None if kept is None else kept.weights,
-        "limits": None if kept is None else kept.limits,
-    }
-    key = {"population": present.population_id, "researcher": present.researcher_id}
-    if posting.matched(session.execute(_UPDATE, key | values)) == 0:
-        names = {"population_id": present.population_id, "researcher_id": present.researcher_id}
-        session.execute(_INSERT, names | values)
+def store(session: Session, shares: Sequence[QuotaBalance]) -> None:
+    """Write whole rows; the population's lock is held by the caller."""
+    for share in shares:
+        statements, terms = _OF[share.kind], share.terms
+        values: dict[str, Any] = {
+            "charged": share.charged,
+            "reserved": share.reserved,
+            "epsilon_nano": None if terms is None else terms.epsilon_nano,
+            "weights": None if terms is None else terms.weights,
+            "limits": None if terms is None else terms.limits,
+        }
+        key = {"population": share.population_id, "holder": share.holder_id}
+        if posting.matched(session.execute(statements.update, key | values)) == 0:
+            session.execute(statements.insert, statements.names(share) | values)
 
 
 def store_reserved(session: Session, shares: Sequence[QuotaBalance]) -> None:
-    """Write what these researchers hold; rows are made for those who had none.
+    """Write what these holders hold; rows are made for those who had none.
 
     The populations' locks are held by the caller.
     """
-    if not shares:
-        return
     dialect = session.get_bind().dialect.name
-    rows = [
-        {
-            "population_id": share.population_id,
-            "researcher_id": share.researcher_id,
-            "charged": share.charged,
-            "reserved": share.reserved,
-        }
-        for share in shares
-    ]
-    session.connection().execute(_HOLD[dialect], rows)
+    for kind, statements in _OF.items():
+        rows = [
+            {**statements.names(share), "charged": share.charged, "reserved": share.reserved}
+            for share in shares
+            if share.kind == kind
+        ]
+        if rows:
+            session.connection().execute(statements.hold[dialect], rows)
 
 
 def _delta(session: Session, population_id: str) -> str:
     return posting.balance(session, population_id).terms.delta
 
 
-def balance_of(row: Any, delta: str) -> QuotaBalance:
+def balance_of(row: Any, delta: str, kind: Kind = "researcher") -> QuotaBalance:
     """A share from its table row; `delta` is the budget's δ text."""
     terms = None
     if row.epsilon_nano is not None:
         terms = Terms(row.epsilon_nano, delta, row.weights, row.limits)
-    return QuotaBalance(row.population_id, row.researcher_id, terms, row.charged, row.reserved)
+    holder = getattr(row, _OF[kind].holder.key)
+    return QuotaBalance(row.population_id, holder, terms, row.charged, row.reserved, kind)

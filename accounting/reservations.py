@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import blocks, posting, quotas
 from accounting import filter as admission
-from accounting import posting
+from accounting.blocks import EVERYBODY, Block, Target
 from accounting.curve import ENGINE, Price
 from accounting.errors import budget_exceeded, conflict, frozen, quota_exceeded
+from accounting.filter import Vector
 from accounting.mechanism import MAX_ROUNDS, check_count
 from accounting.posting import Balance
 from accounting.quotas import QuotaBalance
@@ -50,6 +52,8 @@ class Held:
     job_id: str
     population_id: str
     researcher_id: str
+    project: str | None
+    block: str | None
     mechanism: dict[str, Any]
     mechanism_digest: str
     per_round: tuple[int, ...]
@@ -79,6 +83,8 @@ def held(session: Session, job_id: str) -> Held | None:
         job_id=row.job_id,
         population_id=row.population_id,
         researcher_id=row.researcher_id,
+        project=row.project,
+        block=row.block,
         mechanism=json.loads(row.mechanism),
         mechanism_digest=row.mechanism_digest,
         per_round=row.per_round,
@@ -102,7 +108,7 @@ def renew_lease(session: Session, job_id: str, lease_expires_at: datetime) -> No
 
 def insert(
     session: Session,
-    balance: Balance,
+    purse: Purse,
     job_id: str,
     researcher_id: str,
     price: Price,
@@ -110,11 +116,11 @@ def insert(
     times: tuple[datetime, datetime],
 ) -> None:
     """Write a new reservation; `times` are its making and the end of its lease."""
-    session.execute(INSERT, row(balance, job_id, researcher_id, price, rounds, times))
+    session.execute(INSERT, row(purse, job_id, researcher_id, price, rounds, times))
 
 
 def row(
-    balance: Balance,
+    purse: Purse,
     job_id: str,
     researcher_id: str,
     price: Price,
@@ -124,8 +130,10 @@ def row(
     """The columns of a new reservation, for `INSERT`."""
     return {
         "job_id": job_id,
-        "population_id": balance.population_id,
+        "population_id": purse.balance.population_id,
         "researcher_id": researcher_id,
+        "project": purse.project,
+        "block": purse.target.name,
         "mechanism": canonical.dumps(price.mechanism.canonical()).decode(),
         "mechanism_digest": price.mechanism_digest,
         "per_round": price.per_round,
@@ -139,34 +147,103 @@ def row(
     }
 
 
-def affordable(
-    balance: Balance, share: QuotaBalance, price: Price, rounds: int
-) -> tuple[Balance, QuotaBalance]:
-    """Budget and share after a reservation of `rounds`: the one decision whether it may be made.
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """Everything a job draws on, read under the population's lock.
+
+    Attributes:
+        balance: the population.
+        shares: of the researcher, and of the project where the job names one.
+        target: whom the cost counts for.
+    """
+
+    balance: Balance
+    shares: tuple[QuotaBalance, ...]
+    target: Target = EVERYBODY
+
+    @property
+    def project(self) -> str | None:
+        """The project the job is charged to."""
+        return next((share.holder_id for share in self.shares if share.kind == "project"), None)
+
+    def moved(self, **move: Vector) -> Drawn:
+        """Everything after a `hold`, a `spend` out of one, or its `release`, pico-nats."""
+        balance, block = self.target.moved(self.balance, **move)
+        shares = tuple(blocks.shifted(share, **move) for share in self.shares)
+        return Drawn(balance, shares, block)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A purse after a move; `block` is None where everybody's balance moved."""
+
+    balance: Balance
+    shares: tuple[QuotaBalance, ...]
+    block: Block | None
+
+    def facts(self) -> dict[str, Any]:
+        """What the entry says beside population and price."""
+        project = next((share.holder_id for share in self.shares if share.kind == "project"), None)
+        return {"project": project} | ({} if self.block is None else self.block.facts())
+
+
+def purse(
+    session: Session, balance: Balance, researcher_id: str, project: str | None, block: str | None
+) -> Purse:
+    """What a job would draw on; `balance` is locked.
+
+    Raises:
+        Refused: `not_found` for a block that was never opened.
+    """
+    delta = balance.terms.delta
+    return Purse(
+        balance,
+        quotas.shares(session, balance.population_id, researcher_id, project, delta=delta),
+        blocks.target(session, balance, block),
+    )
+
+
+def affordable(purse: Purse, price: Price, rounds: int) -> Drawn:
+    """The purse after a reservation of `rounds`: the one decision whether it may be made.
 
     Raises:
         Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or
             `invalid_request` on `rounds`.
     """
+    balance = purse.balance
     if balance.frozen:
         raise frozen(balance.population_id)
+    seen = purse.target.seen(balance)
     check_count("rounds", rounds, MAX_ROUNDS)
     cost = price.total(rounds)
-    held_after = admission.add(balance.reserved, cost)
-    admission.add(balance.charged, held_after)
-    if not balance.admits(cost):
+    admission.add(seen.charged, admission.add(seen.reserved, cost))
+    if not seen.admits(cost):
         raise budget_exceeded(
             balance.population_id,
-            epsilon=balance.epsilon,
-            spent=balance.epsilon_committed,
-            after=balance.epsilon_after(cost),
+            epsilon=seen.epsilon,
+            spent=seen.epsilon_committed,
+            after=seen.epsilon_after(cost),
         )
-    if not share.admits(cost):
-        raise quota_exceeded(
-            share.researcher_id, epsilon=share.epsilon or 0.0, spent=share.epsilon_spent or 0.0
-        )
-    share_after = replace(share, reserved=admission.add(share.reserved, cost))
-    return replace(balance, reserved=held_after), share_after
+    for share in purse.shares:
+        if not share.admits(cost):
+            raise quota_exceeded(
+                share.holder_id,
+                epsilon=share.epsilon or 0.0,
+                spent=share.epsilon_spent or 0.0,
+                holder=share.kind,
+            )
+    return purse.moved(hold=cost)
+
+
+def lock_purse(session: Session, job_id: str) -> tuple[Purse, Held]:
+    """Lock what a job draws on, then read its reservation under the lock.
+
+    Raises:
+        Refused: `not_found` for a job without reservation.
+    """
+    before, present = lock_job(session, job_id)
+    found = purse(session, before, present.researcher_id, present.project, present.block)
+    return found, present
 
 
 def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
