@@ -13,6 +13,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
+from accounting import guards
+from kit.guards import Guard, protect
 from privacy_gateway import rdp
 
 KINDS: Final = (
@@ -72,6 +74,15 @@ class Population(SQLModel, table=True):
         sa.CheckConstraint("epsilon_nano > 0", name="population_epsilon"),
         sa.CheckConstraint("version >= 1 AND head_seq >= 1", name="population_version"),
         sa.CheckConstraint("length(head_hash) = 64", name="population_head"),
+        # Vectors are JSON text of integers: a minus sign anywhere is a number below zero.
+        sa.CheckConstraint(
+            "charged NOT LIKE '%-%' AND reserved NOT LIKE '%-%' AND weights NOT LIKE '%-%'",
+            name="population_not_negative",
+        ),
+        sa.CheckConstraint(
+            "length(id) > 0 AND length(name) > 0 AND length(owner_id) > 0 AND length(delta) > 0",
+            name="population_named",
+        ),
     )
 
     id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
@@ -86,8 +97,6 @@ class Population(SQLModel, table=True):
     charged: tuple[int, ...] = _vector()
     reserved: tuple[int, ...] = _vector()
     frozen: bool = Field(sa_column=sa.Column(sa.Boolean, nullable=False))
-    second_person: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False))
-    blocks: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
     version: int = _number()
     head_seq: int = _number()
     head_hash: str = _text(64)
@@ -104,6 +113,10 @@ class Quota(SQLModel, table=True):
             "(epsilon_nano IS NULL) = (weights IS NULL) AND (weights IS NULL) = (limits IS NULL)",
             name="quota_terms",
         ),
+        sa.CheckConstraint(
+            "charged NOT LIKE '%-%' AND reserved NOT LIKE '%-%'", name="quota_not_negative"
+        ),
+        sa.CheckConstraint("length(researcher_id) > 0", name="quota_named"),
     )
 
     population_id: str = Field(
@@ -128,13 +141,19 @@ class Reservation(SQLModel, table=True):
         ),
         sa.CheckConstraint("fence >= 0", name="reservation_fence"),
         sa.CheckConstraint("length(mechanism_digest) = 64", name="reservation_digest"),
+        sa.CheckConstraint("per_round NOT LIKE '%-%'", name="reservation_not_negative"),
+        sa.CheckConstraint(
+            "NOT whole OR rounds_charged = 0 OR rounds_charged = rounds_reserved",
+            name="reservation_whole",
+        ),
+        sa.CheckConstraint(
+            "length(job_id) > 0 AND length(researcher_id) > 0", name="reservation_named"
+        ),
     )
 
     job_id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
     population_id: str = _text(64)
     researcher_id: str = _text(64)
-    project: str | None = _text(100, nullable=True)
-    block: str | None = _text(100, nullable=True)
     mechanism: str = _text()
     mechanism_digest: str = _text(64)
     per_round: tuple[int, ...] = _vector()
@@ -169,6 +188,13 @@ class LedgerEntry(SQLModel, table=True):
         sa.CheckConstraint(
             "length(hash) = 64 AND length(prev_hash) = 64", name="ledger_entry_hash"
         ),
+        sa.CheckConstraint("(seq = 1) = (kind = 'open')", name="ledger_entry_open"),
+        sa.CheckConstraint(
+            "kind NOT IN ('reserve', 'charge', 'void')"
+            " OR (job_id IS NOT NULL AND researcher_id IS NOT NULL AND rounds IS NOT NULL)",
+            name="ledger_entry_bearing",
+        ),
+        sa.CheckConstraint("rounds IS NULL OR rounds >= 0", name="ledger_entry_count"),
         sa.Index("ledger_entry_time", "population_id", "at"),
         sa.Index("ledger_entry_job", "job_id"),
         sa.Index("ledger_entry_researcher", "researcher_id"),
@@ -240,6 +266,7 @@ class LogCheckpoint(SQLModel, table=True):
     __table_args__ = (
         sa.CheckConstraint("size >= 1", name="log_checkpoint_size"),
         sa.CheckConstraint("length(root) = 64", name="log_checkpoint_root"),
+        sa.CheckConstraint("length(origin) > 0 AND length(note) > 0", name="log_checkpoint_signed"),
         sa.Index("log_checkpoint_at_size", "size"),
     )
 
@@ -280,49 +307,35 @@ for _table in (RESERVATION, ENTRY):
         sa.ForeignKeyConstraint(["population_id"], ["population.id"], name=f"{_table.name}_of")
     )
 
-_REFUSAL: Final = "ledger entries are append-only"
 
-
-def append_only_statements(dialect: str, table: str = "ledger_entry") -> list[str]:
-    """SQL that forbids UPDATE, DELETE and TRUNCATE of what was sealed.
-
-    Args:
-        dialect: `sqlite` or `postgresql`. Migrations run the same statements as `create_all`.
-        table: `ledger_entry` or one of the log's.
-    """
-    refusal = _REFUSAL if table == "ledger_entry" else f"rows of {table} are append-only"
-    if dialect == "sqlite":
-        return [
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
-            for verb in ("UPDATE", "DELETE")
-        ]
-    function = (
-        f"CREATE OR REPLACE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{refusal}' USING ERRCODE = 'integrity_constraint_violation'; "
-        "END $$"
-    )
-    trigger = (
-        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()"
-    )
-    return [function, trigger]
-
-
-def drop_append_only_statements(dialect: str, table: str = "ledger_entry") -> list[str]:
-    """The way back, for migrations that go down."""
-    if dialect == "sqlite":
-        return [f"DROP TRIGGER IF EXISTS {table}_no_{verb}" for verb in ("update", "delete")]
-    return [
-        f"DROP TRIGGER IF EXISTS {table}_no_change ON {table}",
-        f"DROP FUNCTION IF EXISTS {table}_append_only()",
-    ]
-
-
-def _protect(table: Any, connection: sa.Connection, **_: Any) -> None:
-    for statement in append_only_statements(connection.dialect.name, table.name):
+@sa.event.listens_for(ENTRY, "after_create")
+def _chain(_table: Any, connection: sa.Connection, **_: Any) -> None:
+    for statement in guards.chain_statements(connection.dialect.name):
         connection.exec_driver_sql(statement)
 
 
 for _table in (ENTRY, LOG_LEAF, LOG_NODE, LOG_CHECKPOINT, LOG_KEY):
-    sa.event.listen(_table, "after_create", _protect)
+    protect(_table, guards.sealed(_table.name))
+
+# What a budget promises, and about whom, is said once; what was spent only ever moves on.
+protect(
+    POPULATION,
+    Guard("population", ("id", "name", "privacy_unit", "clients", "owner_id", "delta", "weights")),
+)
+protect(
+    RESERVATION,
+    Guard(
+        "reservation",
+        (
+            "job_id",
+            "population_id",
+            "researcher_id",
+            "mechanism",
+            "mechanism_digest",
+            "per_round",
+            "whole",
+            "rounds_reserved",
+        ),
+    ),
+)
+protect(QUOTA, Guard("quota", ("population_id", "researcher_id")))

@@ -24,6 +24,8 @@ class User(SQLModel, table=True):
         ),
         sa.CheckConstraint("email = lower(email)", name="user_account_email_lower"),
         sa.CheckConstraint("password_hash LIKE '$argon2id$%'", name="user_account_argon2id"),
+        sa.CheckConstraint("email LIKE '%_@_%'", name="user_account_email"),
+        sa.CheckConstraint("disabled_at IS NULL OR disabled_at > 0", name="user_account_disabled"),
     )
 
     id: str = Field(primary_key=True, max_length=100)

@@ -25,6 +25,7 @@ from sqlmodel import Field, SQLModel
 import accounting.tables  # noqa: F401
 import jobs.tables_datasets  # noqa: F401
 import policies.tables  # noqa: F401
+from kit.guards import Guard, protect
 
 LIVE_STATES = ("awaiting_approval", "reserved", "queued", "running")
 FINAL_STATES = (
@@ -71,6 +72,20 @@ class Job(SQLModel, table=True):
         CheckConstraint("epsilon_nano >= 0", name="job_epsilon"),
         CheckConstraint("fence >= 0 AND attempt >= 0", name="job_fence"),
         CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="job_lease"),
+        CheckConstraint("status <> 'running' OR worker IS NOT NULL", name="job_worker"),
+        CheckConstraint(
+            f"({_one_of('status', FINAL_STATES)}) = (finished_at IS NOT NULL)", name="job_finished"
+        ),
+        CheckConstraint(
+            "status <> 'awaiting_approval' OR approve_before IS NOT NULL", name="job_approval_due"
+        ),
+        CheckConstraint("(status = 'failed') = (failure IS NOT NULL)", name="job_failure"),
+        CheckConstraint("dataset_version >= 1 AND policy_revision >= 1", name="job_versions"),
+        CheckConstraint(
+            "length(request_digest) = 64 AND length(mechanism_digest) = 64"
+            " AND length(decision_digest) = 64",
+            name="job_digests",
+        ),
         # Covers the count of a researcher's jobs on a population, asked on every quote.
         Index("job_by_researcher", "researcher_id", "population_id", "created_at"),
         Index("job_by_status", "status", "updated_at"),
@@ -100,7 +115,7 @@ class Job(SQLModel, table=True):
     rounds_published: int = 0
     epsilon_nano: int = Field(sa_type=BigInteger)
     delta: str
-    policy_revision_id: str
+    policy_revision_id: str = Field(foreign_key="policy_revision.id")
     policy_revision: int
     decision_id: str = Field(foreign_key="decision.id")
     decision_digest: str
@@ -138,6 +153,9 @@ class JobApproval(SQLModel, table=True):
     __tablename__ = "job_approval"
     __table_args__ = (
         CheckConstraint(_one_of("decision", ("approve", "reject")), name="job_approval_decision"),
+        CheckConstraint(
+            _one_of("approver_role", ("admin", "owner", "auditor")), name="job_approval_role"
+        ),
     )
 
     job_id: str = Field(primary_key=True, foreign_key="job.id")
@@ -152,6 +170,10 @@ class Idempotency(SQLModel, table=True):
     """A researcher's key and the one request and job it stands for, kept for ever."""
 
     __tablename__ = "idempotency"
+    __table_args__ = (
+        CheckConstraint("length(request_hash) = 64", name="idempotency_hash"),
+        CheckConstraint("length(key) BETWEEN 1 AND 200", name="idempotency_key"),
+    )
 
     principal_id: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
@@ -191,7 +213,12 @@ class JobRelease(SQLModel, table=True):
     """
 
     __tablename__ = "job_release"
-    __table_args__ = (CheckConstraint("round >= 1", name="job_release_round"),)
+    __table_args__ = (
+        CheckConstraint("round >= 1", name="job_release_round"),
+        CheckConstraint("attempt >= 1 AND fence >= 1", name="job_release_fence"),
+        CheckConstraint("length(digest) = 64", name="job_release_digest"),
+        CheckConstraint("weights IS NOT NULL OR server_state IS NULL", name="job_release_dropped"),
+    )
 
     job_id: str = Field(primary_key=True, foreign_key="job.id")
     round: int = Field(primary_key=True)
@@ -208,6 +235,7 @@ class Receipt(SQLModel, table=True):
     """What was guaranteed, written once when a job ends; `body` is JSON."""
 
     __tablename__ = "receipt"
+    __table_args__ = (CheckConstraint("length(digest) = 64", name="receipt_digest"),)
 
     job_id: str = Field(primary_key=True, foreign_key="job.id")
     body: str = Field(sa_type=Text)
@@ -223,3 +251,42 @@ class WorkerPresence(SQLModel, table=True):
     worker: str = Field(primary_key=True)
     started_at: int = Field(sa_type=BigInteger)
     seen_at: int = Field(sa_type=BigInteger)
+
+
+# What was asked for and decided, and everything people were shown, stays as it was.
+protect(
+    Job.__table__,  # type: ignore[attr-defined]
+    Guard(
+        "job",
+        (
+            "id",
+            "population_id",
+            "dataset_id",
+            "dataset_version",
+            "owner_id",
+            "researcher_id",
+            "request",
+            "request_digest",
+            "population_clients",
+            "clients_per_round",
+            "noise_multiplier",
+            "mechanism_digest",
+            "rounds",
+            "epsilon_nano",
+            "delta",
+            "policy_revision_id",
+            "policy_revision",
+            "decision_id",
+            "decision_digest",
+            "approvals",
+            "created_at",
+        ),
+    ),
+)
+protect(JobEvent.__table__, Guard("job_event"))  # type: ignore[attr-defined]
+protect(JobApproval.__table__, Guard("job_approval"))  # type: ignore[attr-defined]
+protect(
+    JobRelease.__table__,  # type: ignore[attr-defined]
+    Guard("job_release", ("job_id", "round", "attempt", "fence", "digest", "published_at")),
+)
+protect(Receipt.__table__, Guard("receipt"))  # type: ignore[attr-defined]

@@ -12,6 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
+from kit.guards import Guard, protect
+
 
 class Dataset(SQLModel, table=True):
     """One immutable version of a data set.
@@ -33,6 +35,11 @@ class Dataset(SQLModel, table=True):
         sa.CheckConstraint("test_examples >= 0", name="dataset_test_examples_counted"),
         sa.CheckConstraint("classes IS NULL OR classes >= 2", name="dataset_two_classes"),
         sa.CheckConstraint("length(digest) = 64", name="dataset_digest_is_sha256"),
+        sa.CheckConstraint("feature_scale > 0", name="dataset_scaled_up"),
+        sa.CheckConstraint(
+            "length(name) > 0 AND length(owner_id) > 0 AND length(store_path) > 0",
+            name="dataset_named",
+        ),
         sa.CheckConstraint(
             "(test_store_path IS NULL) = (test_examples = 0)", name="dataset_test_store_if_any"
         ),
@@ -59,3 +66,24 @@ class Dataset(SQLModel, table=True):
     manifest: dict[str, Any] = Field(sa_type=sa.JSON)
     frozen: bool = False
     created_at: int = Field(sa_type=sa.BigInteger)
+
+
+protect(
+    Dataset.__table__,  # type: ignore[attr-defined]
+    Guard(
+        "dataset",
+        (
+            "id",
+            "name",
+            "population_id",
+            "owner_id",
+            "version",
+            "digest",
+            "clients",
+            "examples",
+            "feature_scale",
+            "manifest",
+            "created_at",
+        ),
+    ),
+)

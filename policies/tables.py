@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
+from kit.guards import Guard, protect
+
 
 class PolicyRevision(SQLModel, table=True):
     """One numbered text of a data set's policy; at most one per data set is active."""
@@ -22,6 +24,24 @@ class PolicyRevision(SQLModel, table=True):
         ),
         sa.CheckConstraint(
             "(state = 'draft') = (activated_at IS NULL)", name="ck_policy_revision_activated"
+        ),
+        sa.CheckConstraint(
+            "(activated_at IS NULL) = (activated_by IS NULL)", name="ck_policy_revision_actor"
+        ),
+        sa.CheckConstraint(
+            "(state = 'superseded') = (superseded_at IS NOT NULL)",
+            name="ck_policy_revision_superseded",
+        ),
+        sa.CheckConstraint(
+            "checked_at IS NOT NULL OR (tested_at IS NULL AND shadowed_at IS NULL)",
+            name="ck_policy_revision_checked",
+        ),
+        sa.CheckConstraint(
+            "tested_at IS NOT NULL OR shadowed_at IS NULL", name="ck_policy_revision_tested"
+        ),
+        sa.CheckConstraint(
+            "length(digest) = 64 AND length(source) > 0 AND length(author_id) > 0",
+            name="ck_policy_revision_text",
         ),
         sa.Index(
             "uq_policy_revision_active",
@@ -45,6 +65,9 @@ class PolicyRevision(SQLModel, table=True):
     activated_at: int | None = Field(default=None, sa_type=sa.BigInteger)
     activated_by: str | None = Field(default=None, max_length=64)
     superseded_at: int | None = Field(default=None, sa_type=sa.BigInteger)
+    checked_at: int | None = Field(default=None, sa_type=sa.BigInteger)
+    tested_at: int | None = Field(default=None, sa_type=sa.BigInteger)
+    shadowed_at: int | None = Field(default=None, sa_type=sa.BigInteger)
 
 
 class DecisionRow(SQLModel, table=True):
@@ -57,6 +80,16 @@ class DecisionRow(SQLModel, table=True):
         ),
         sa.CheckConstraint("outcome = 'deny' OR fault IS NULL", name="ck_decision_fault_denies"),
         sa.CheckConstraint("latency_us >= 0", name="ck_decision_latency"),
+        sa.CheckConstraint("(outcome = 'deny') = (code IS NOT NULL)", name="ck_decision_code"),
+        sa.CheckConstraint(
+            "revision_id IS NULL OR (revision_number >= 1 AND revision_digest IS NOT NULL)",
+            name="ck_decision_revision",
+        ),
+        sa.CheckConstraint(
+            "length(digest) = 64 AND length(input_digest) = 64 AND length(library_digest) = 64"
+            " AND (revision_digest IS NULL OR length(revision_digest) = 64)",
+            name="ck_decision_digests",
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=64)
@@ -81,3 +114,23 @@ class DecisionRow(SQLModel, table=True):
     engine_version: str = Field(max_length=64)
     latency_us: int = Field(sa_type=sa.BigInteger)
     created_at: int = Field(sa_type=sa.BigInteger, index=True)
+
+
+protect(
+    PolicyRevision.__table__,  # type: ignore[attr-defined]
+    Guard(
+        "policy_revision",
+        (
+            "id",
+            "dataset_id",
+            "number",
+            "source",
+            "tests",
+            "digest",
+            "reason",
+            "author_id",
+            "created_at",
+        ),
+    ),
+)
+protect(DecisionRow.__table__, Guard("decision"))  # type: ignore[attr-defined]

@@ -73,7 +73,7 @@ def test_a_round_is_published_once(market: Market, job_id: str) -> None:
         "round": 1,
         "attempt": 1,
         "fence": 1,
-        "digest": "d",
+        "digest": "d" * 64,
         "published_at": 1,
     }
     with market.database.unit_of_work() as session:
@@ -90,7 +90,12 @@ def test_a_round_is_published_once(market: Market, job_id: str) -> None:
         (Outbox, {"created_at": 1}),
         (
             Idempotency,
-            {"principal_id": RESEARCHER.id, "key": "key", "request_hash": "h", "created_at": 1},
+            {
+                "principal_id": RESEARCHER.id,
+                "key": "key",
+                "request_hash": "0" * 64,
+                "created_at": 1,
+            },
         ),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
@@ -111,12 +116,12 @@ def test_nothing_belongs_to_a_job_that_is_not_there(market: Market, table: type[
         "round": 1,
         "attempt": 1,
         "fence": 1,
-        "digest": "d",
+        "digest": "d" * 64,
         "published_at": 1,
         "created_at": 1,
         "principal_id": "p",
         "key": "k",
-        "request_hash": "h",
+        "request_hash": "0" * 64,
     }
     columns = sa.inspect(table).columns.keys()
     values = {name: value for name, value in filler.items() if name in columns}

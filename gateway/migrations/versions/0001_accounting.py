@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from accounting.tables import append_only_statements, drop_append_only_statements
+from accounting.guards import append_only_statements, drop_append_only_statements
 
 revision = "0001"
 down_revision = None

@@ -6,7 +6,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from accounting.tables import LOG_TABLES, append_only_statements, drop_append_only_statements
+from accounting.guards import append_only_statements, drop_append_only_statements
+from accounting.tables import LOG_TABLES
 
 revision = "0006"
 down_revision = "0005"
