@@ -97,6 +97,8 @@ class Population(SQLModel, table=True):
     charged: tuple[int, ...] = _vector()
     reserved: tuple[int, ...] = _vector()
     frozen: bool = Field(sa_column=sa.Column(sa.Boolean, nullable=False))
+    second_person: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False))
+    blocks: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
     version: int = _number()
     head_seq: int = _number()
     head_hash: str = _text(64)
@@ -154,6 +156,8 @@ class Reservation(SQLModel, table=True):
     job_id: str = Field(sa_column=sa.Column(sa.String(64), primary_key=True))
     population_id: str = _text(64)
     researcher_id: str = _text(64)
+    project: str | None = _text(100, nullable=True)
+    block: str | None = _text(100, nullable=True)
     mechanism: str = _text()
     mechanism_digest: str = _text(64)
     per_round: tuple[int, ...] = _vector()
@@ -330,6 +334,8 @@ protect(
             "job_id",
             "population_id",
             "researcher_id",
+            "project",
+            "block",
             "mechanism",
             "mechanism_digest",
             "per_round",
