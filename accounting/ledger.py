@@ -21,7 +21,15 @@ from accounting.errors import conflict, frozen
 from accounting.export import entries, entry, export_lines
 from accounting.mechanism import MAX_ROUNDS, check_count
 from accounting.odometer import Odometer, odometer
-from accounting.ownership import deny, freeze, grant, note, open_population, unfreeze
+from accounting.ownership import (
+    deny,
+    freeze,
+    grant,
+    note,
+    open_population,
+    set_second_person,
+    unfreeze,
+)
 from accounting.posting import Balance, Entry, balance, balances, lock
 from accounting.quotas import QuotaBalance, quota, set_quota
 from accounting.reservations import Drawn, Held, held, renew_lease
@@ -53,6 +61,7 @@ __all__ = [
     "renew_lease",
     "reserve",
     "set_quota",
+    "set_second_person",
     "settle",
     "unfreeze",
     "void",

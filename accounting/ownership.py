@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import filter as admission
@@ -19,6 +20,8 @@ from accounting.curve import Price
 from accounting.errors import conflict, invalid
 from accounting.mechanism import MAX_CLIENTS, check_count
 from accounting.posting import Balance, Entry, lock
+from accounting.tables import POPULATION
+from privacy_gateway.errors import Refused
 
 
 def open_population(
@@ -34,6 +37,7 @@ def open_population(
     now: datetime,
     reason: str = "opened",
     weights: tuple[int, ...] | None = None,
+    second_person: bool = False,
 ) -> Balance:
     """Open the budget of a group of people and freeze its terms.
 
@@ -49,6 +53,7 @@ def open_population(
         now: time of the entry.
         reason: shown in the ledger.
         weights: shares of δ in units of 1e-15; the default weights when None.
+        second_person: whether a raise of ε needs somebody else's approval.
 
     Raises:
         Refused: `invalid_request` naming `clients`, `epsilon`, `delta` or `weights`.
@@ -68,6 +73,7 @@ def open_population(
         name=name,
         privacy_unit=privacy_unit,
         owner_id=owner_id,
+        second_person=second_person,
     )
     body = {
         "actor": owner_id,
@@ -76,6 +82,7 @@ def open_population(
         "privacy_unit": privacy_unit,
         "clients": clients,
         "terms": terms.canonical(),
+        "second_person": second_person or None,
     }
     opened = posting.open_chain(session, first, now=now, body=body)
     return replace(first, head_hash=opened.hash)
@@ -89,18 +96,75 @@ def grant(
     reason: str,
     actor_id: str,
     now: datetime,
+    approved_by: str | None = None,
+    proposal: str | None = None,
 ) -> Entry:
     """Raise ε by `epsilon`; all limits shift, weights and δ stay, the past stays.
 
+    Args:
+        session: open transaction.
+        population_id: whose budget.
+        epsilon: how much more.
+        reason: shown in the ledger.
+        actor_id: who wants it.
+        now: time of the entry.
+        approved_by: the second person, where the population asks for one.
+        proposal: what that person approved.
+
     Raises:
-        Refused: `invalid_request` naming `epsilon` or `reason`; `not_found`.
+        Refused: `invalid_request` naming `epsilon` or `reason`; `not_found`; `forbidden` where a
+            second person is needed and none, or the same one, approved.
     """
     _check_reason(reason)
     nano = epsilon_nano_of(epsilon)
     before = lock(session, [population_id])[population_id]
+    if before.second_person:
+        _check_second(actor_id, approved_by)
     after = replace(before, terms=before.terms.raised(nano))
-    body = {"actor": actor_id, "reason": reason, "epsilon_nano": nano}
+    body = {
+        "actor": actor_id,
+        "reason": reason,
+        "epsilon_nano": nano,
+        "approved_by": approved_by,
+        "proposal": proposal,
+    }
     return posting.post(session, before, after, kind="grant", now=now, body=body)
+
+
+def set_second_person(
+    session: Session,
+    *,
+    population_id: str,
+    needed: bool,
+    reason: str,
+    actor_id: str,
+    now: datetime,
+    approved_by: str | None = None,
+    proposal: str | None = None,
+) -> Entry:
+    """Ask for a second person before a raise from now on, or no longer; the latter needs one too.
+
+    Raises:
+        Refused: `conflict` when it is so already; `forbidden` where a second person is needed;
+            `invalid_request` naming `reason`; `not_found`.
+    """
+    _check_reason(reason)
+    before = lock(session, [population_id])[population_id]
+    if before.second_person == needed:
+        raise conflict(f"a second person is {'already' if needed else 'not'} needed")
+    if not needed:
+        _check_second(actor_id, approved_by)
+    session.execute(
+        sa.update(POPULATION).where(POPULATION.c.id == population_id).values(second_person=needed)
+    )
+    body = {
+        "actor": actor_id,
+        "reason": reason,
+        "second_person": needed,
+        "approved_by": approved_by,
+        "proposal": proposal,
+    }
+    return posting.post(session, before, before, kind="note", now=now, body=body)
 
 
 def freeze(
@@ -208,6 +272,11 @@ def _set_frozen(
     kind = "freeze" if value else "unfreeze"
     after = replace(before, frozen=value)
     return posting.post(session, before, after, kind=kind, now=now, body=body)
+
+
+def _check_second(actor_id: str, approved_by: str | None) -> None:
+    if approved_by is None or approved_by == actor_id:
+        raise Refused("forbidden", "this budget asks for the approval of a second person")
 
 
 def _check_reason(reason: str) -> None:
