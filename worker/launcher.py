@@ -1,22 +1,17 @@
 """Starts the sandbox and talks to it: the wall between secrets and TensorFlow.
 
-One exec'd child per job runs `python -m worker.training`: an environment with nothing in it but
-what TensorFlow needs, an own session and scratch directory, resource limits, read-only descriptors
-of the client store and two pipes. It has no credential, no key, no path of the store, no database.
-What comes back is read with fixed size limits and typed; of a failure only a code leaves this
-module. The child's error text goes to a file for the operator and never to a researcher.
+One child per job (`worker.start`, `worker.zygote`) with an environment with nothing in it but what
+TensorFlow needs, read-only descriptors of the client store and two pipes, locked up by itself
+before it reads a frame. It has no credential, no key, no path of the store, no database. What comes
+back is read with fixed size limits and typed; of a failure only a code leaves this module. The
+child's error text goes to a file for the operator and never to a researcher.
 
-Linux tells the child of the death of the *thread* that started it: enter the context from a thread
-that lives as long as the job.
+Linux tells an executed child of the death of the *thread* that started it: enter the context from
+a thread that lives as long as the job.
 """
 
 import contextlib
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,17 +23,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-import privacy_gateway
 from kit import ragged
 from privacy_gateway.modelspec import measure
 from worker.aggregate import AggregateInvalid, Weights, check_sum, check_weights
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
+from worker.start import Child, Ends, Execute, Start, tasks_of_account
 from worker.task import TrainingTask
+from worker.training.confine import Bounds
 
-_IMPORTABLE = (
-    Path(__file__).resolve().parent.parent,
-    Path(privacy_gateway.__file__).resolve().parent.parent,
-)
 _STORES = ("train", "test")
 
 
@@ -96,6 +88,7 @@ class Sandbox:
         test_store: Path | None = None,
         limits: Limits | None = None,
         log_path: Path | None = None,
+        start: Start | None = None,
     ) -> None:
         """Prepare, without starting.
 
@@ -106,13 +99,15 @@ class Sandbox:
             test_store: directory of the public test set, for `evaluate`.
             limits: resources and deadlines; defaults of `Limits`.
             log_path: file for the child's error text, operator only (mode 0600); None discards it.
+            start: how it begins; executed afresh by default.
         """
         self.task = task
         self.size = measure(task.model)
         self._stores = {"train": store, "test": test_store}
         self._limits = limits or Limits()
         self._log_path = log_path
-        self._child: subprocess.Popen[bytes] | None = None
+        self._begin = start or Execute()
+        self._child: Child | None = None
         self._channel: Channel | None = None
         self._exit = contextlib.ExitStack()
 
@@ -181,12 +176,11 @@ class Sandbox:
 
     def kill(self) -> None:
         """End the child now; safe from any thread, any number of times."""
-        if self._child is not None and self._child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
-        """Kill the child, reap it and remove its scratch directory."""
+        """Kill the child and see it gone."""
         self.kill()
         if self._child is not None:
             self._child.wait()
@@ -194,8 +188,6 @@ class Sandbox:
         self._exit.close()
 
     def _start(self, deadline: float) -> None:
-        scratch = Path(tempfile.mkdtemp(prefix="privacy-gateway-"))
-        self._exit.callback(shutil.rmtree, scratch, ignore_errors=True)
         (their_read, our_write), (our_read, their_write) = os.pipe(), os.pipe()
         for end in (our_read, our_write):
             os.set_blocking(end, False)
@@ -203,35 +195,35 @@ class Sandbox:
         with contextlib.ExitStack() as during_start:
             for end in (their_read, their_write):
                 during_start.callback(os.close, end)
-            stores, inherited = self._open_stores(during_start)
+            stores = self._open_stores(during_start)
             log = during_start.enter_context(self._open_log())
-            self._child = subprocess.Popen(
-                _command(their_read, their_write),
-                env=_environment(scratch),
-                cwd=scratch,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(their_read, their_write, *inherited),
-                start_new_session=True,
+            files = [
+                number for store in stores.values() for number in store["descriptors"].values()
+            ]
+            self._child, numbers = self._begin(
+                self._bounds(files),
+                Ends(their_read, their_write, log.fileno(), files),
+                deadline=deadline,
             )
+        renumbered = dict(zip(files, numbers, strict=True))
+        for store in stores.values():
+            named = store["descriptors"].items()
+            store["descriptors"] = {name: renumbered[number] for name, number in named}
         # A frame holds at most the weights twice over: sums are int64.
         max_bytes = 8 * self.size.parameters + (1 << 16)
         self._channel = Channel(our_read, our_write, max_bytes=max_bytes)
         command = {"command": "configure", "task": self.task.as_dict(), "stores": stores}
-        self._call({**command, "limits": self._rlimits()}, deadline=deadline)
+        self._call(command, deadline=deadline)
 
-    def _open_stores(self, stack: contextlib.ExitStack) -> tuple[dict[str, Any], list[int]]:
-        """Read-only descriptors of the stores; the numbers stay the same in the child."""
-        described: dict[str, Any] = {}
-        inherited: list[int] = []
+    def _open_stores(self, stack: contextlib.ExitStack) -> dict[str, dict[str, Any]]:
+        """Manifest and read-only descriptors of each store."""
+        described: dict[str, dict[str, Any]] = {}
         for name in _STORES:
             directory = self._stores[name]
             if directory is not None:
                 manifest, files = stack.enter_context(ragged.descriptors(directory))
                 described[name] = {"manifest": manifest.canonical(), "descriptors": files}
-                inherited += files.values()
-        return described, inherited
+        return described
 
     def _open_log(self) -> Any:
         """The operator's file, or nowhere."""
@@ -244,18 +236,15 @@ class Sandbox:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.fdopen(os.open(self._log_path, flags, 0o600), "ab")
 
-    def _rlimits(self) -> dict[str, int]:
-        mapped = sum(
-            path.stat().st_size
-            for directory in self._stores.values()
-            if directory is not None
-            for path in directory.iterdir()
+    def _bounds(self, files: Sequence[int]) -> Bounds:
+        """The mapped stores come on top of the memory."""
+        mapped = sum(os.fstat(number).st_size for number in files)
+        return Bounds(
+            memory_bytes=self._limits.memory_bytes + mapped,
+            cpu_seconds=self._limits.cpu_seconds,
+            file_bytes=self._limits.log_bytes,
+            tasks=tasks_of_account(),
         )
-        return {
-            "memory_bytes": self._limits.memory_bytes + mapped,
-            "cpu_seconds": self._limits.cpu_seconds,
-            "file_bytes": self._limits.log_bytes,
-        }
 
     def _call(
         self,
@@ -295,29 +284,10 @@ class Sandbox:
 
 def _code_of(given: Any) -> FailureCode:
     """A code the child may choose among its own; anything else is a broken protocol."""
-    own = (FailureCode.MODEL_FAILED, FailureCode.TRAINING_FAILED, FailureCode.OUT_OF_MEMORY)
+    own = (
+        FailureCode.START_FAILED,
+        FailureCode.MODEL_FAILED,
+        FailureCode.TRAINING_FAILED,
+        FailureCode.OUT_OF_MEMORY,
+    )
     return next((code for code in own if code == given), FailureCode.PROTOCOL)
-
-
-def _command(read_fd: int, write_fd: int) -> list[str]:
-    """The child's command line; `-s -P` keep user packages and the scratch directory out."""
-    arguments = [str(os.getpid()), str(read_fd), str(write_fd)]
-    return [sys.executable, "-s", "-P", "-m", "worker.training", *arguments]
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """The whole environment of the child: nothing is inherited."""
-    return {
-        "PYTHONPATH": os.pathsep.join(map(str, _IMPORTABLE)),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(scratch),
-        "TMPDIR": str(scratch),
-        "KERAS_HOME": str(scratch),
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        # Twice as many clients a processor-second on convolutions; sums still repeat bit for bit.
-        "TF_ENABLE_ONEDNN_OPTS": "1",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "LANG": "C.UTF-8",
-    }

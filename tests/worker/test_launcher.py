@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ import pytest
 
 from kit import ragged
 from tests.worker import engine
-from worker import launcher
+from worker import start
 from worker.aggregate import ServerOptimizer, ServerState, run_round
 from worker.launcher import FailureCode, Limits, Sandbox, SandboxFailed
 from worker.noise import NoiseSource
 from worker.sampling import draw_cohort
+from worker.start import Execute, Start
+from worker.zygote import Zygote
 
 pytestmark = pytest.mark.tensorflow
 
@@ -33,10 +35,34 @@ def stores(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "train", tmp_path / "test"
 
 
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", "postgresql://owner:secret@db/ledger")
+        warm = Zygote()
+        warm.start()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(params=["zygote", "exec"])
+def way(request: pytest.FixtureRequest, zygote: Zygote) -> Start:
+    """Both ways to begin a sandbox; what holds for one must hold for the other."""
+    return zygote if request.param == "zygote" else Execute()
+
+
 @pytest.fixture
-def sandbox(stores: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+def sandbox(
+    stores: tuple[Path, Path], way: Start, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Sandbox]:
     monkeypatch.setenv("DATABASE_URL", "postgresql://owner:secret@db/ledger")
-    with Sandbox(engine.task(), stores[0], test_store=stores[1]) as running:
+    with Sandbox(engine.task(), stores[0], test_store=stores[1], start=way) as running:
+        yield running
+
+
+@pytest.fixture
+def warm(stores: tuple[Path, Path], zygote: Zygote) -> Iterator[Sandbox]:
+    with Sandbox(engine.task(), stores[0], test_store=stores[1], start=zygote) as running:
         yield running
 
 
@@ -53,7 +79,7 @@ def _gone(pid: int) -> bool:
 
 
 def test_a_client_with_many_examples_takes_no_more_memory_than_one_with_few(
-    tmp_path: Path,
+    tmp_path: Path, zygote: Zygote
 ) -> None:
     """Otherwise a job with a large batch would fail only if somebody has many: a free answer."""
     sizes = [3, 400]
@@ -71,7 +97,8 @@ def test_a_client_with_many_examples_takes_no_more_memory_than_one_with_few(
         ],
     }
     task = engine.task(wide, batch_size=4096)
-    with Sandbox(task, tmp_path / "store", limits=Limits(memory_bytes=3 << 30)) as running:
+    limits = Limits(memory_bytes=3 << 30)
+    with Sandbox(task, tmp_path / "store", limits=limits, start=zygote) as running:
         weights = running.initial_weights()
         for client in (0, 1):
             assert any(s.any() for s in running.round(0, np.array([client]), weights))
@@ -88,11 +115,11 @@ def test_a_job_runs_and_evaluates(sandbox: Sandbox) -> None:
 
 
 def test_without_a_client_store_it_evaluates_and_trains_nothing(
-    sandbox: Sandbox, stores: tuple[Path, Path]
+    warm: Sandbox, zygote: Zygote, stores: tuple[Path, Path]
 ) -> None:
-    weights = sandbox.initial_weights()
-    with Sandbox(sandbox.task, None, test_store=stores[1]) as evaluating:
-        assert evaluating.evaluate(weights) == sandbox.evaluate(weights)
+    weights = warm.initial_weights()
+    with Sandbox(warm.task, None, test_store=stores[1], start=zygote) as evaluating:
+        assert evaluating.evaluate(weights) == warm.evaluate(weights)
         with pytest.raises(SandboxFailed):
             evaluating.round(0, EVERYBODY, weights)
 
@@ -102,9 +129,11 @@ def test_the_child_has_no_secret_no_path_and_no_way_up(sandbox: Sandbox) -> None
     environment = process.joinpath("environ").read_text()
     assert "secret" not in environment
     names = {entry.partition("=")[0] for entry in environment.split("\0") if entry}
-    assert names == set(launcher._environment(Path()))
+    assert names == set(start.environment())
     status = process.joinpath("status").read_text()
     assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    assert "CapEff:\t0000000000000000" in status
     targets = [str(fd.readlink()) for fd in process.joinpath("fd").iterdir()]
     assert not [t for t in targets if t.startswith("socket:")]
     for link in process.joinpath("fd").iterdir():
@@ -124,39 +153,43 @@ def test_killed_in_the_middle_says_a_code_and_leaves_nothing(sandbox: Sandbox) -
     os.kill(pid, signal.SIGKILL)
     with _failed(FailureCode.CRASHED):
         sandbox.round(0, EVERYBODY, weights)
-    assert _gone(pid)
+    _until(lambda: _gone(pid))
     with _failed(FailureCode.CRASHED):
         sandbox.evaluate(weights)
 
 
-def test_a_deadline_ends_a_child_that_hangs(stores: tuple[Path, Path]) -> None:
-    with Sandbox(engine.task(), stores[0], limits=Limits(call_seconds=0.2)) as sandbox:
+def test_a_deadline_ends_a_child_that_hangs(stores: tuple[Path, Path], way: Start) -> None:
+    limits = Limits(call_seconds=0.2)
+    with Sandbox(engine.task(), stores[0], limits=limits, start=way) as sandbox:
         pid = sandbox.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         with _failed(FailureCode.DEADLINE):
             sandbox.initial_weights()
-        assert _gone(pid)
+        _until(lambda: _gone(pid))
 
 
-def test_kill_from_another_thread_ends_a_call(sandbox: Sandbox) -> None:
-    weights = sandbox.initial_weights()
-    assert sandbox.pid is not None
-    os.kill(sandbox.pid, signal.SIGSTOP)
-    killer = threading.Timer(0.1, sandbox.kill)
+def test_kill_from_another_thread_ends_a_call(warm: Sandbox) -> None:
+    weights = warm.initial_weights()
+    assert warm.pid is not None
+    os.kill(warm.pid, signal.SIGSTOP)
+    killer = threading.Timer(0.1, warm.kill)
     killer.start()
     with _failed(FailureCode.CRASHED):
-        sandbox.round(0, EVERYBODY, weights)
+        warm.round(0, EVERYBODY, weights)
     killer.join()
 
 
 def test_an_error_gives_a_code_and_its_text_goes_to_the_operator_only(
-    stores: tuple[Path, Path], tmp_path: Path
+    stores: tuple[Path, Path], tmp_path: Path, way: Start
 ) -> None:
     log = tmp_path / "sandbox.log"
     # A column that does not exist stands for whatever can go wrong inside.
     job = engine.task(label="private_diagnosis")
-    with pytest.raises(SandboxFailed) as caught, Sandbox(job, stores[0], log_path=log):
+    with (
+        pytest.raises(SandboxFailed) as caught,
+        Sandbox(job, stores[0], log_path=log, start=way),
+    ):
         pass
     assert str(caught.value) == "model_failed"
     assert caught.value.args == ("model_failed",)
@@ -165,7 +198,7 @@ def test_an_error_gives_a_code_and_its_text_goes_to_the_operator_only(
 
 
 def test_a_full_log_changes_no_code_and_is_put_aside(
-    stores: tuple[Path, Path], tmp_path: Path
+    stores: tuple[Path, Path], tmp_path: Path, zygote: Zygote
 ) -> None:
     log = tmp_path / "sandbox.log"
     job = engine.task(label="absent")
@@ -173,16 +206,19 @@ def test_a_full_log_changes_no_code_and_is_put_aside(
         log.write_bytes(b"x" * size)
         with (
             _failed(FailureCode.MODEL_FAILED),
-            Sandbox(job, stores[0], limits=Limits(log_bytes=limit), log_path=log),
+            Sandbox(job, stores[0], limits=Limits(log_bytes=limit), log_path=log, start=zygote),
         ):
             pass
     assert (tmp_path / "sandbox.log.1").stat().st_size == 90
     assert "absent" in log.read_text()
 
 
-def test_too_little_memory_is_a_code(stores: tuple[Path, Path]) -> None:
+def test_too_little_memory_is_a_code(stores: tuple[Path, Path], way: Start) -> None:
     limits = Limits(memory_bytes=200 << 20)
-    with pytest.raises(SandboxFailed) as caught, Sandbox(engine.task(), stores[0], limits=limits):
+    with (
+        pytest.raises(SandboxFailed) as caught,
+        Sandbox(engine.task(), stores[0], limits=limits, start=way),
+    ):
         pass
     assert caught.value.code in {
         FailureCode.OUT_OF_MEMORY,
@@ -196,25 +232,76 @@ def test_a_missing_store_is_a_code(tmp_path: Path) -> None:
         pass
 
 
-def test_an_orphan_ends_by_itself(stores: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("begin", ["Execute()", "Zygote()"])
+def test_an_orphan_ends_by_itself(stores: tuple[Path, Path], begin: str) -> None:
     program = f"""
 import os, sys
 from pathlib import Path
 from tests.worker import engine
 from worker.launcher import Sandbox
-sandbox = Sandbox(engine.task(), Path({str(stores[0])!r})).__enter__()
-print(sandbox.pid, flush=True)
+from worker.start import Execute
+from worker.zygote import Zygote
+begin = {begin}
+sandbox = Sandbox(engine.task(), Path({str(stores[0])!r}), start=begin).__enter__()
+print(sandbox.pid, getattr(begin, "pid", sandbox.pid), flush=True)
 os.kill(os.getpid(), 9)
 """
     path = os.pathsep.join(filter(None, sys.path))
     parent = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": path}
     )
-    pid = int(parent.stdout)
+    for pid in map(int, parent.stdout.splitlines()[-1].split()):
+        _until(lambda pid=pid: _gone(pid) or _state(pid) == "Z")
+
+
+def test_a_parent_that_is_killed_takes_its_children_along_and_is_replaced(
+    stores: tuple[Path, Path],
+) -> None:
+    parent = Zygote()
+    try:
+        with Sandbox(engine.task(), stores[0], start=parent) as sandbox:
+            weights = sandbox.initial_weights()
+            first = parent.pid
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            with _failed(FailureCode.CRASHED):
+                sandbox.round(0, EVERYBODY, weights)
+        with Sandbox(engine.task(), stores[0], start=parent) as sandbox:
+            assert any(s.any() for s in sandbox.round(0, EVERYBODY, weights))
+            assert parent.pid != first
+    finally:
+        parent.close()
+
+
+def test_children_of_one_parent_end_one_by_one_and_are_reaped(
+    zygote: Zygote, stores: tuple[Path, Path]
+) -> None:
+    with Sandbox(engine.task(), stores[0], start=zygote) as first:
+        with Sandbox(engine.task(), stores[0], start=zygote) as second:
+            gone = second.pid
+            assert gone is not None
+            assert gone != first.pid
+        _until(lambda: _gone(gone))
+        assert first.initial_weights()
+
+
+def test_both_ways_and_bubblewrap_give_the_same_bits(
+    zygote: Zygote, stores: tuple[Path, Path]
+) -> None:
+    ways: list[Start] = [zygote, Execute(bubblewrap=True)]
+    sums = []
+    for begin in ways:
+        with Sandbox(engine.task(engine.HIDDEN), stores[0], start=begin) as sandbox:
+            sums.append(sandbox.round(3, EVERYBODY, sandbox.initial_weights()))
+    for one, other in zip(*sums, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def _until(reached: Callable[[], bool]) -> None:
     ends = time.monotonic() + 10
-    while not _gone(pid) and _state(pid) != "Z" and time.monotonic() < ends:
+    while not reached():
+        assert time.monotonic() < ends
         threading.Event().wait(0.02)
-    assert _gone(pid) or _state(pid) == "Z"
 
 
 def _state(pid: int) -> str:
@@ -224,13 +311,15 @@ def _state(pid: int) -> str:
         return ""
 
 
-def _train(stores: tuple[Path, Path], shards: int, *, resume: bool = False) -> list[np.ndarray]:
+def _train(
+    stores: tuple[Path, Path], begin: Start, shards: int, *, resume: bool = False
+) -> list[np.ndarray]:
     """Four rounds under an injected key, perhaps with a new sandbox in the middle."""
     job = engine.task(engine.HIDDEN, shards=shards)
     key = NoiseSource(bytes(range(32)))
     state: ServerState | None = None
     for part in ((0, 1), (2, 3)) if resume else ((0, 1, 2, 3),):
-        with Sandbox(job, stores[0]) as sandbox:
+        with Sandbox(job, stores[0], start=begin) as sandbox:
             state = state or ServerState(sandbox.initial_weights())
             for number in part:
                 cohort = draw_cohort("poisson", len(SIZES), 6, key.derive(f"{number}/cohort"))
@@ -250,9 +339,9 @@ def _train(stores: tuple[Path, Path], shards: int, *, resume: bool = False) -> l
     return state.weights
 
 
-def test_threads_and_resuming_change_no_bit(stores: tuple[Path, Path]) -> None:
-    alone = _train(stores, 1)
-    for other in (_train(stores, 2), _train(stores, 1, resume=True)):
+def test_threads_and_resuming_change_no_bit(stores: tuple[Path, Path], zygote: Zygote) -> None:
+    alone = _train(stores, zygote, 1)
+    for other in (_train(stores, zygote, 2), _train(stores, zygote, 1, resume=True)):
         for first, second in zip(alone, other, strict=True):
             np.testing.assert_array_equal(first, second)
 
