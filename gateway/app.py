@@ -25,6 +25,7 @@ from gateway.api import (
     policies,
     populations,
     quotes,
+    statements,
 )
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
@@ -57,6 +58,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs.router,
     log.router,
     ledger.router,
+    statements.router,
     decisions.router,
     health.router,
 )

@@ -187,12 +187,32 @@ def read_verifier(text: str) -> Verifier:
 def seal(checkpoint: Checkpoint, signers: Iterable[Signer]) -> str:
     """The signed note: body, empty line, one signature line for each key."""
     text = checkpoint.body()
+    return "\n".join((text, *sign_text(text, signers), ""))
+
+
+def sign_text(text: str, signers: Iterable[Signer]) -> tuple[str, ...]:
+    """Signature lines over a text that ends with a line feed, one for each key.
+
+    The text's first line must say what kind of text it is; a checkpoint's is the log's name, and
+    its second line a number, so no other text of the house can pass for one.
+    """
     lines = []
     for signer in signers:
         made = signer.sign(text.encode())
         data = base64.b64encode(made.key_id + made.signature).decode()
-        lines.append(f"{_DASH}{made.name} {data}\n")
-    return f"{text}\n{''.join(lines)}"
+        lines.append(f"{_DASH}{made.name} {data}")
+    return tuple(lines)
+
+
+def check_text(text: str, lines: Sequence[str], keys: Sequence[Verifier]) -> tuple[Verifier, ...]:
+    """Which of the keys signed a text; signature lines of other keys are ignored.
+
+    Raises:
+        BadNote: `malformed`, `unknown_key` or `bad_signature`.
+    """
+    if len(lines) > MAX_SIGNATURES:
+        raise BadNote("malformed", f"a note has at most {MAX_SIGNATURES} signatures")
+    return _believed(text.encode(), [_signature(line) for line in lines], keys)
 
 
 def parse(note: str) -> Note:
@@ -222,20 +242,7 @@ def verify(note: str, keys: Sequence[Verifier]) -> tuple[Checkpoint, tuple[Verif
         BadNote: `malformed`, `unknown_key` or `bad_signature`.
     """
     parsed = parse(note)
-    known = {(key.name, key.key_id): key for key in keys}
-    believed = []
-    for signature in parsed.signatures:
-        key = known.pop((signature.name, signature.key_id), None)
-        if key is None:
-            continue
-        if not key.accepts(parsed.text, signature.signature):
-            raise BadNote("bad_signature", f"the signature of key {_shown(key)} is forged")
-        believed.append(key)
-    if not believed:
-        names = ", ".join(f"{made.name}+{made.key_id.hex()}" for made in parsed.signatures)
-        wanted = ", ".join(_shown(key) for key in keys) or "no key"
-        raise BadNote("unknown_key", f"signed by {names}, not by {wanted}")
-    return parsed.checkpoint, tuple(believed)
+    return parsed.checkpoint, _believed(parsed.text, parsed.signatures, keys)
 
 
 def required(name: str = "verify") -> None:
@@ -251,6 +258,25 @@ def required(name: str = "verify") -> None:
             "unsupported",
             f"signatures need `cryptography`: pip install 'privacy-gateway[{name}]'",
         ) from error
+
+
+def _believed(
+    text: bytes, signatures: Sequence[Signature], keys: Sequence[Verifier]
+) -> tuple[Verifier, ...]:
+    known = {(key.name, key.key_id): key for key in keys}
+    believed = []
+    for signature in signatures:
+        key = known.pop((signature.name, signature.key_id), None)
+        if key is None:
+            continue
+        if not key.accepts(text, signature.signature):
+            raise BadNote("bad_signature", f"the signature of key {_shown(key)} is forged")
+        believed.append(key)
+    if not believed:
+        names = ", ".join(f"{made.name}+{made.key_id.hex()}" for made in signatures)
+        wanted = ", ".join(_shown(key) for key in keys) or "no key"
+        raise BadNote("unknown_key", f"signed by {names or 'nobody'}, not by {wanted}")
+    return tuple(believed)
 
 
 def _shown(key: Verifier) -> str:

@@ -180,6 +180,31 @@ class Domain:
                 file.write(block)
         return path
 
+    def statement(
+        self, population: str, *, since: str | None = None, until: str | None = None
+    ) -> dict[str, Any]:
+        """A signed statement of a population for [since, until), RFC 3339 times."""
+        asked = {"population": population, "from": since, "to": until}
+        document: dict[str, Any] = self.connection.get("/v1/statements", **asked)
+        return document
+
+    def save_statement(
+        self,
+        target: str | Path,
+        population: str,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        form: str = "html",
+    ) -> Path:
+        """Write a statement as a page (`html`) or as `json`."""
+        path = Path(target)
+        asked = {"population": population, "from": since, "to": until, "format": form}
+        with self.connection.stream("/v1/statements", **asked) as blocks, path.open("wb") as file:
+            for block in blocks:
+                file.write(block)
+        return path
+
     def close(self) -> None:
         """Give the sockets back; the token stays valid."""
         self.connection.close()

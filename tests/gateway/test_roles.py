@@ -59,6 +59,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/v1/ledger/keys"): EVERYBODY,
     ("GET", "/v1/ledger/proofs/inclusion"): {A, O, U},
     ("GET", "/v1/ledger/proofs/consistency"): EVERYBODY,
+    ("GET", "/v1/statements"): {A, O, U},
     ("GET", "/v1/decisions"): {A, O, U},
     ("GET", "/v1/decisions/{decision_id}"): {A, O, U},
 }
@@ -67,6 +68,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
 # Not listings of a tenant's things; `test_log` holds proofs to their scope.
 SAME_FOR_ALL = {"/v1/me", "/v1/tokens", "/v1/ledger/export", "/v1/ledger/checkpoint"} | {
     "/v1/ledger/keys", "/v1/ledger/proofs/inclusion", "/v1/ledger/proofs/consistency",
+    "/v1/statements",
 }  # fmt: skip
 
 

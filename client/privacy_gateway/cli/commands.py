@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from privacy_gateway import __version__
-from privacy_gateway.cli import account, datasets, jobs, ledger, policies, populations
+from privacy_gateway.cli import account, datasets, jobs, ledger, policies, populations, statements
 from privacy_gateway.cli.output import EXITS, explained, note
 
 GROUP = "privacy_gateway.commands"
@@ -42,6 +42,7 @@ def build(extensions: bool = True) -> typer.Typer:
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(ledger.app, name="ledger")
     app.command("verify")(ledger.verify)
+    app.add_typer(statements.app, name="statement")
     if extensions:
         for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
             _extend(app, entry)

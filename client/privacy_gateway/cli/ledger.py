@@ -132,8 +132,8 @@ def verify(
 
     heads = [_head(text) for text in expect or []]
     asked = Asked(
-        keys=[found for text in key or [] for found in _keys(text)],
-        older=_text("checkpoint", older) if older else None,
+        keys=[found for text in key or [] for found in keys_of(text)],
+        older=text_of("checkpoint", older) if older else None,
     )
     try:
         with tabular.opened(export) as lines:
@@ -168,20 +168,20 @@ def _note_log(log: LogReport | None) -> None:
         note("its signature was not checked; pass --key (see `ledger keys`)")
 
 
-def _keys(text: str) -> list[Verifier]:
+def keys_of(text: str) -> list[Verifier]:
     """A key, or a file with one a line."""
     from privacy_gateway import checkpoint
 
     checkpoint.required()
     path = Path(text)
-    lines = [text] if text.count("+") >= 2 and not path.is_file() else _text("key", path).split()
+    lines = [text] if text.count("+") >= 2 and not path.is_file() else text_of("key", path).split()
     try:
         return [checkpoint.read_verifier(line) for line in lines]
     except checkpoint.BadNote as error:
         raise invalid("key", error.detail, value=text[:200]) from error
 
 
-def _text(field: str, path: Path) -> str:
+def text_of(field: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
