@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from accounting.tables import Vector
+from kit.guards import Guard, protect
 
 _NOT_NEGATIVE: Final = "charged NOT LIKE '%-%' AND reserved NOT LIKE '%-%'"
 
@@ -100,3 +101,8 @@ class ProjectQuota(SQLModel, table=True):
 BLOCK: Final = SQLModel.metadata.tables["budget_block"]
 MEMBER: Final = SQLModel.metadata.tables["block_member"]
 PROJECT_QUOTA: Final = SQLModel.metadata.tables["project_quota"]
+
+# Nobody leaves a block, and a block stays the people it was opened for.
+protect(MEMBER, Guard("block_member"))
+protect(BLOCK, Guard("budget_block", ("population_id", "name", "clients", "opened_seq")))
+protect(PROJECT_QUOTA, Guard("project_quota", ("population_id", "project")))
