@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
+from kit import patience
+
 BUSY_SECONDS = 30
 
 
@@ -56,12 +58,22 @@ class Database:
     Args:
         url: SQLAlchemy URL; `sqlite:///path` or `postgresql://…` (the psycopg 3 driver is implied).
         pool_size: connections kept on PostgreSQL.
+        silence_seconds: how long PostgreSQL may leave a statement without an answer, and a
+            transaction may leave PostgreSQL without a statement.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 16) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 16,
+        silence_seconds: float = patience.SILENCE_SECONDS,
+    ) -> None:
         self.url = _with_driver(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+        if not self.is_sqlite:
+            patience.install(self.engine, silence_seconds)
         self._writer = FifoLock()
 
     @contextmanager
