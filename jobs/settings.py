@@ -49,6 +49,13 @@ class Settings(BaseSettings):
         rehint_seconds: a queued job is announced again after this long without a worker.
         round_deadline_seconds: longest computation of one round inside the sandbox.
         sandbox_memory_bytes: address-space limit of the sandbox.
+        sandbox_start: `zygote` forks each sandbox from a warm parent, `exec` starts TensorFlow
+            anew for each, which takes seconds and shares not even the layout of memory.
+        sandbox_bubblewrap: put namespaces around sandboxes where bubblewrap is installed and
+            allowed to.
+        insecure_sandbox: **insecure**: train even where the kernel has no Landlock or no seccomp.
+        isolation_group_clients: most people one sandbox sees where a policy obliges to
+            `per_client_group`.
         maximum_model_parameters: cap on the parameters of a model.
         maximum_flops_per_round: cap on the training arithmetic of one round.
         maximum_upload_bytes: largest data file taken over HTTP.
@@ -89,6 +96,10 @@ class Settings(BaseSettings):
     rehint_seconds: float = Field(default=30.0, gt=0)
     round_deadline_seconds: float = Field(default=600.0, gt=0)
     sandbox_memory_bytes: int = Field(default=8 << 30, ge=1 << 28)
+    sandbox_start: Literal["zygote", "exec"] = "zygote"
+    sandbox_bubblewrap: bool = True
+    insecure_sandbox: bool = False
+    isolation_group_clients: int = Field(default=16, ge=1)
 
     maximum_model_parameters: int = Field(default=20_000_000, ge=1)
     maximum_flops_per_round: int = Field(default=10**15, ge=1)

@@ -24,13 +24,16 @@ from jobs.queue import QUEUE, Queue, celery_app
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
 from jobs.settings import Settings, load
-from kit import log
+from kit import confinement, log
 from privacy_gateway.cli.output import explained
 from privacy_gateway.errors import Refused
 from worker import tasks
 from worker.coordinator import Tools
 from worker.launcher import Limits, Sandbox
+from worker.start import Execute, Start
 from worker.task import TrainingTask
+from worker.training import confine
+from worker.zygote import Zygote
 
 PRESENCE_SECONDS = 5.0
 REFUSED_TO_START = 3
@@ -51,7 +54,7 @@ def main(settings: Settings | None = None) -> int:
         _log.error("no_broker", hint="set REDIS_URL, or use `privacy-gateway up`")
         return 2
     services = open_services(settings)
-    if (refused := _refused(services)) is not None:
+    if (refused := _unclosed(settings) or _refused(services)) is not None:
         _log.error("refused_to_start", reason=refused)
         services.close()
         return REFUSED_TO_START
@@ -59,17 +62,54 @@ def main(settings: Settings | None = None) -> int:
     queue = Queue(settings.redis_url)
     housekeeping = Housekeeping(services, queue.send, also=_Presence(services, name))
     app = celery_app(settings.redis_url)
-    tasks.register(app, services, worker=name, tools=tools_of(settings))
+    begin = start_of(settings)
+    tasks.register(app, services, worker=name, tools=tools_of(settings, begin))
     housekeeping.start()
     _log.info("worker_started", worker=name)
     try:
         return consume(app, name)
     finally:
+        if isinstance(begin, Zygote):
+            begin.close()
         housekeeping.stop()
         _leave(services, name)
         queue.close()
         services.close()
         _log.info("worker_stopped", worker=name)
+
+
+def _unclosed(settings: Settings) -> str | None:
+    """Why a sandbox could not be closed here; None also where the operator takes that."""
+    missing = " and ".join(confinement.lacking())
+    if missing and settings.insecure_sandbox:
+        _log.warning("insecure_sandbox", missing=missing)
+    elif missing:
+        return f"this kernel has no {missing}: a sandbox could not be closed"
+    state = settings.state_dir.resolve()
+    for path in confine.readable():
+        if state.is_relative_to(path.resolve()):
+            return f"the state directory lies in {path}, which sandboxes can read; move it"
+    return None
+
+
+def start_of(settings: Settings) -> Start:
+    """How sandboxes begin; a warm parent is started now, and warms up while the worker waits.
+
+    Call from a thread that lives as long as the worker, and close what is a `Zygote`.
+    """
+    bubblewrap = settings.sandbox_bubblewrap
+    if settings.sandbox_start == "exec" or confinement.lacking():
+        return Execute(bubblewrap=bubblewrap, insecure=settings.insecure_sandbox)
+    zygote = Zygote(log_path=_log_path(settings), bubblewrap=bubblewrap)
+    zygote.start()
+    return zygote
+
+
+def _log_path(settings: Settings) -> Path:
+    """Where sandboxes' error text goes."""
+    logs = settings.state_dir / "logs"
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return logs / "sandbox.log"
 
 
 def _refused(services: Services) -> str | None:
@@ -100,10 +140,9 @@ def consume(app: Celery, name: str) -> int:
     return int(consumer.exitcode or 0)
 
 
-def tools_of(settings: Settings) -> Tools:
-    """The real tools: exec'd sandboxes, entropy of the operating system, Celery's shutdown flag."""
-    logs = settings.state_dir / "logs"
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+def tools_of(settings: Settings, begin: Start) -> Tools:
+    """The real tools: sandboxes, entropy of the operating system, Celery's shutdown flag."""
+    log_path = _log_path(settings)
     limits = Limits(
         memory_bytes=settings.sandbox_memory_bytes,
         call_seconds=settings.round_deadline_seconds,
@@ -113,7 +152,12 @@ def tools_of(settings: Settings) -> Tools:
     def open_trainer(task: TrainingTask, store: Path | None, test_store: Path | None) -> Sandbox:
         sharded = task.model_copy(update={"shards": min(cores, 64)})
         return Sandbox(
-            sharded, store, test_store=test_store, limits=limits, log_path=logs / "sandbox.log"
+            sharded,
+            store,
+            test_store=test_store,
+            limits=limits,
+            log_path=log_path,
+            start=begin,
         )
 
     return Tools(open_trainer=open_trainer, stopping=_stopping)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from shutil import which
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.common import State, load_settings, open_database
+from kit import confinement, landlock
 from privacy_gateway.errors import Refused
 
 if TYPE_CHECKING:
@@ -62,9 +64,9 @@ def doctor(
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
 ) -> None:
-    """Look at Python, state directory, database, policy engine, broker and TensorFlow.
+    """Look at Python, database, policy engine, broker, TensorFlow and what closes the sandbox.
 
-    TensorFlow is needed only where a worker runs; elsewhere its absence is a remark.
+    The last two are needed only where a worker runs; elsewhere their absence is a remark.
     """
     settings = load_settings(state)
     needed = not settings.redis_url if worker is None else worker
@@ -84,6 +86,7 @@ def _examine(settings: GatewaySettings, worker: bool) -> Iterator[_Finding]:
         "policy": _engine,
         "broker": _broker,
         "training": partial(_training, worker),
+        "sandbox": partial(_sandbox, worker),
     }
     for part, check in checks.items():
         try:
@@ -150,3 +153,16 @@ def _training(worker: bool, _settings: GatewaySettings) -> str:
     if worker:
         raise _Ill("TensorFlow is not installed; a worker needs the extra [worker]")
     raise _Remark("TensorFlow is not installed; only a worker needs it, and none runs here")
+
+
+def _sandbox(worker: bool, settings: GatewaySettings) -> str:
+    """Whether this kernel can close a sandbox."""
+    missing = " and ".join(confinement.lacking())
+    if not missing:
+        around = "bubblewrap is installed" if which("bwrap") else "no bubblewrap"
+        return f"Landlock {landlock.abi()} and seccomp; {around}"
+    if worker and settings.insecure_sandbox:
+        raise _Remark(f"INSECURE: no {missing}, and PRIVACY_GATEWAY_INSECURE_SANDBOX is set")
+    if worker:
+        raise _Ill(f"no {missing}; a worker needs Linux 5.13 or later with both switched on")
+    raise _Remark(f"no {missing}; only a worker needs it, and none runs here")
