@@ -54,9 +54,15 @@ def record(
 ) -> None:
     """Append an event; the caller holds the job's row lock, which keeps `seq` free of gaps."""
     seq = int(session.execute(_LAST, {"job": job_id}).scalar_one()) + 1
+    session.execute(_APPEND, row(job_id, seq, kind, now=now, body=body))
+
+
+def row(
+    job_id: str, seq: int, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The columns of an event."""
     text = canonical.dumps(dict(body or {}), floats=True).decode()
-    row = {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
-    session.execute(_APPEND, row)
+    return {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
 
 
 def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:
@@ -68,6 +74,6 @@ def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) ->
         .limit(limit)
     )
     return [
-        Event(row.job_id, row.seq, row.kind, from_micros(row.at), json.loads(row.body))
-        for row in rows
+        Event(each.job_id, each.seq, each.kind, from_micros(each.at), json.loads(each.body))
+        for each in rows
     ]

@@ -21,6 +21,7 @@ from jobs.settings import Settings
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
 from policies import ask
 from policies.ask import Decision
+from policies.question import Question
 from policies.verdict import Obligations
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import Rule
@@ -47,6 +48,7 @@ class Judgement:
 
     proposal: Proposal
     situation: Situation
+    asked: Question
     decision: Decision
     rules: tuple[Rule, ...]
     code: str | None
@@ -83,16 +85,66 @@ def judge(
         asked,
         deadline_seconds=services.settings.policy_deadline_seconds,
     )
+    return _judged(services.settings, situation, proposal, asked, decision)
+
+
+def again(
+    services: Services,
+    principal: Principal,
+    situation: Situation,
+    first: Judgement,
+    *,
+    request_id: str,
+    now: datetime,
+) -> Judgement:
+    """The judgement of the same request at a later moment, as `judge` would give it.
+
+    The owner's policy is asked anew only where its text can see what has changed since; what is
+    recorded is the question of this moment in either case.
+    """
+    proposal = first.proposal
+    if _price_moved(first.situation, situation):
+        proposal = propose(services.settings, situation, proposal.request)
+    asked = question_of(principal, situation, proposal, request_id, now)
+    decision = ask.carried(first.decision, situation.revision, first.asked, asked)
+    if decision is None:
+        decision = ask.ask(
+            services.engine,
+            situation.revision,
+            asked,
+            deadline_seconds=services.settings.policy_deadline_seconds,
+        )
+    return _judged(services.settings, situation, proposal, asked, decision)
+
+
+def _price_moved(first: Situation, second: Situation) -> bool:
+    """Whether anything that plan, price or size follow from is another than before."""
+    before, after = first.balance, second.balance
+    return (
+        first.dataset is not second.dataset
+        or before.clients != after.clients
+        or before.terms.delta != after.terms.delta
+    )
+
+
+def _judged(
+    settings: Settings,
+    situation: Situation,
+    proposal: Proposal,
+    asked: Question,
+    decision: Decision,
+) -> Judgement:
+    """Policy, budget, quota and floors together."""
     denials = [
         rule_of(denial, proposal.request, asked.document) for denial in decision.verdict.denials
     ]
     unkept = _unkept(decision.verdict.obligations)
-    own = _own_rules(services.settings, situation, proposal)
+    own = _own_rules(settings, situation, proposal)
     codes = {rule.code for rule in own} | {decision.code}
     if unkept:
         codes.add("policy_denied")
     code = next((code for code in PRECEDENCE if code in codes), None)
-    return Judgement(proposal, situation, decision, (*denials, *unkept, *own), code)
+    return Judgement(proposal, situation, asked, decision, (*denials, *unkept, *own), code)
 
 
 def _unkept(obligations: Obligations) -> list[Rule]:

@@ -18,8 +18,7 @@ from sqlalchemy.orm import Session
 
 from accounting import filter as budget_filter
 from accounting import ledger
-from accounting.curve import Price
-from accounting.ledger import Balance, QuotaBalance
+from accounting.ledger import Balance, Held, QuotaBalance
 from jobs import judgement, situation
 from jobs.judgement import Judgement
 from jobs.principal import Principal
@@ -31,6 +30,7 @@ from kit.clock import from_micros
 from policies import revisions
 from policies.ask import Decision
 from privacy_gateway import schemas
+from privacy_gateway.errors import Refused
 from privacy_gateway.schemas import JobRequest
 
 Account = TypeVar("Account", Balance, QuotaBalance)
@@ -62,9 +62,12 @@ def look(services: Services, session: Session, job: Job) -> tuple[Situation, Pro
     principal = researcher_of(job)
     seen = situation.read(session, principal, job.dataset_id)
     proposal = propose(services.settings, seen, request_of(job))
-    balance = _without(seen.balance, job, proposal.price)
-    share = None if seen.share is None else _without(seen.share, job, proposal.price)
-    history = _history(session, job, seen.balance, proposal.price)
+    own = ledger.held(session, job.id)
+    if own is None:
+        raise Refused("not_found", f"job {job.id} has no reservation")
+    balance = _without(seen.balance, own)
+    share = None if seen.share is None else _without(seen.share, own)
+    history = _history(session, job, seen.balance, own)
     return replace(seen, balance=balance, share=share, history=history), proposal
 
 
@@ -98,6 +101,7 @@ def facts(job: Job, seen: Situation, decision: Decision, decision_id: str) -> di
     """What a charge carries beside its numbers; integers and strings only."""
     return {
         "actor": job.researcher_id,
+        "purpose": job.purpose,
         "dataset": seen.dataset.id,
         "dataset_version": seen.dataset.version,
         "dataset_digest": seen.dataset.digest,
@@ -111,14 +115,12 @@ def facts(job: Job, seen: Situation, decision: Decision, decision_id: str) -> di
     }
 
 
-def _without(balance: Account, job: Job, price: Price) -> Account:
+def _without(balance: Account, own: Held) -> Account:
     """A budget, or a share of one, without what this job holds and has spent in it."""
-    charged = price.total(job.rounds_charged)
-    held = price.total(max(job.rounds - job.rounds_charged, 0))
     return replace(
         balance,
-        charged=_less(balance.charged, charged),
-        reserved=_less(balance.reserved, held),
+        charged=_less(balance.charged, own.cost(own.rounds_charged)),
+        reserved=_less(balance.reserved, own.cost(own.rounds_left)),
     )
 
 
@@ -126,18 +128,18 @@ def _less(vector: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(a - b, 0) for a, b in zip(vector, part, strict=True))
 
 
-def _history(session: Session, job: Job, balance: Balance, price: Price) -> History:
+def _history(session: Session, job: Job, balance: Balance, own: Held) -> History:
     """What this researcher did before this job; what was charged meanwhile to other jobs counts."""
-    query = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
+    before = sa.select(_JOB.c.created_at).where(
         _JOB.c.researcher_id == job.researcher_id,
         _JOB.c.population_id == job.population_id,
-        _JOB.c.id < job.id,
+        _JOB.c.ordinal == job.ordinal - 1,
     )
-    jobs, last = session.execute(query).one()
+    last = session.execute(before).scalar_one_or_none()
     quota = ledger.quota(session, job.population_id, job.researcher_id, delta=job.delta)
-    others = _without(quota, job, price)
+    others = _without(quota, own)
     return History(
-        jobs=jobs,
+        jobs=job.ordinal - 1,
         charged_nano=charged_nano(balance, budget_filter.add(others.charged, others.reserved)),
         last_job_at=None if last is None else from_micros(last),
     )

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jobs.settings import Settings
 from kit.clock import Clock, utc_now
 from kit.db import Database
+from kit.group import GroupCommit
 from kit.ids import new_id
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
 from policies.opa import OpaEngine
+from policies.shadow import ShadowEngine
+
+if TYPE_CHECKING:
+    from jobs.attempt import Attempt, Settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,7 @@ class Services:
         engine: who evaluates owners' policies.
         clock: the time, UTC.
         new_id: maker of identifiers, given a prefix.
+        writer: admits jobs in groups (`jobs.admission.with_writer`); None for one commit a job.
     """
 
     settings: Settings
@@ -35,9 +42,12 @@ class Services:
     engine: PolicyEngine
     clock: Clock = utc_now
     new_id: Callable[[str], str] = new_id
+    writer: GroupCommit[Attempt, Settled] | None = None
 
     def close(self) -> None:
-        """Give back the engine's processes and the database's connections."""
+        """Let the writer finish, and give back the engine's processes and the connections."""
+        if self.writer is not None:
+            self.writer.close()
         self.engine.close()
         self.database.close()
 
@@ -49,8 +59,11 @@ def open_services(settings: Settings) -> Services:
 
 
 def open_engine(settings: Settings) -> PolicyEngine:
-    """The OPA server where one is named, else the embedded engine."""
-    if settings.opa_url:
-        token = settings.opa_token.get_secret_value() if settings.opa_token else None
-        return OpaEngine(settings.opa_url, token=token)
-    return EmbeddedEngine(settings.policy_processes)
+    """The OPA server where one is named, shadowed if it shall be; else the embedded engine."""
+    if not settings.opa_url:
+        return EmbeddedEngine(settings.policy_processes)
+    token = settings.opa_token.get_secret_value() if settings.opa_token else None
+    opa = OpaEngine(settings.opa_url, token=token, bundled=settings.opa_bundles)
+    if not settings.policy_shadow:
+        return opa
+    return ShadowEngine(opa, EmbeddedEngine(settings.policy_processes))

@@ -36,8 +36,15 @@ class Settings(BaseSettings):
         redis_url: broker of hints (`REDIS_URL`); empty for the supervisor's embedded one.
         opa_url: base URL of an OPA server (`OPA_URL`); empty for the embedded engine.
         opa_token: bearer token for that server (`OPA_TOKEN`).
+        opa_bundles: ask only what the OPA server took from a signed bundle (`OPA_BUNDLES`).
+        policy_shadow: ask the embedded engine too; where the answers differ, deny and alarm.
         policy_processes: children of the embedded policy engine.
         policy_deadline_seconds: longest wait for one decision; later is `policy_unavailable`.
+        group_commit: admit jobs by one writer thread, many in one commit, instead of one commit
+            each.
+        group_commit_largest: most admissions of one commit.
+        group_commit_waiting: beyond so many waiting admissions the next is refused as
+            `unavailable`.
         minimum_clients_per_round: floor no policy can relax.
         minimum_noise_multiplier: floor no policy can relax.
         minimum_population_clients: floor on the population's public size.
@@ -81,9 +88,17 @@ class Settings(BaseSettings):
     opa_token: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("opa_token", "OPA_TOKEN")
     )
+    opa_bundles: bool = Field(
+        default=False, validation_alias=AliasChoices("opa_bundles", "OPA_BUNDLES")
+    )
 
+    policy_shadow: bool = False
     policy_processes: int = Field(default=2, ge=1, le=64)
     policy_deadline_seconds: float = Field(default=0.5, gt=0, le=30)
+
+    group_commit: bool = False
+    group_commit_largest: int = Field(default=64, ge=1, le=1000)
+    group_commit_waiting: int = Field(default=1000, ge=1)
 
     minimum_clients_per_round: int = Field(default=2, ge=1)
     minimum_noise_multiplier: float = Field(default=0.3, ge=0.01)

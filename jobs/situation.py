@@ -7,16 +7,21 @@ between. It must never hold anything computed on clients' data.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
 
 from accounting import filter as budget_filter
-from accounting import ledger
 from accounting.budget import Terms
 from accounting.ledger import Balance, QuotaBalance
+from accounting.posting import balance_of
+from accounting.quotas import balance_of as quota_of
+from accounting.quotas import nothing as no_quota
 from jobs.principal import Principal
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
@@ -28,11 +33,61 @@ from privacy_gateway.errors import FieldError, Refused
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
 
-# Built once: this is read on every quote.
-_DATASET_BY_ID = sa.select(_DATASET).where(_DATASET.c.id == sa.bindparam("dataset_id"))
-_JOBS_BY_SUBJECT = sa.select(sa.func.count(), sa.func.max(_JOB.c.created_at)).where(
-    _JOB.c.researcher_id == sa.bindparam("researcher_id"),
-    _JOB.c.population_id == sa.bindparam("population_id"),
+_POPULATION = SQLModel.metadata.tables["population"]
+_QUOTA = SQLModel.metadata.tables["quota"]
+_REVISION = SQLModel.metadata.tables["policy_revision"]
+_REVISION_COLUMNS = tuple(column.name for column in _REVISION.columns)
+_EARLIER = _JOB.alias("earlier")
+
+
+def _prefixed(table: sa.Table, prefix: str) -> list[sa.ColumnElement[Any]]:
+    return [column.label(f"{prefix}{column.name}") for column in table.columns]
+
+
+# Built once: composing a statement costs more than running it, and these run on every quote.
+_ACTIVE = sa.and_(_REVISION.c.dataset_id == _DATASET.c.id, _REVISION.c.state == "active")
+_HERE = (
+    sa.select(_DATASET, *_prefixed(_POPULATION, "p_"), *_prefixed(_REVISION, "r_"))
+    .select_from(
+        _DATASET.join(_POPULATION, _POPULATION.c.id == _DATASET.c.population_id).outerjoin(
+            _REVISION, _ACTIVE
+        )
+    )
+    .where(_DATASET.c.id == sa.bindparam("dataset_id"))
+)
+_STANDING = (
+    sa.select(_DATASET.c.id, _DATASET.c.frozen, _REVISION.c.id.label("revision_id"))
+    .select_from(_DATASET.outerjoin(_REVISION, _ACTIVE))
+    .where(_DATASET.c.id.in_(sa.bindparam("dataset_ids", expanding=True)))
+)
+# The last job is found by its ordinal, so history costs the same however long it is.
+_LAST = (
+    sa.select(sa.func.max(_EARLIER.c.ordinal))
+    .where(
+        _EARLIER.c.researcher_id == _QUOTA.c.researcher_id,
+        _EARLIER.c.population_id == _QUOTA.c.population_id,
+    )
+    .correlate(_QUOTA)
+    .scalar_subquery()
+)
+_PEOPLE = sa.select(_QUOTA, _JOB.c.ordinal, _JOB.c.created_at).select_from(
+    _QUOTA.outerjoin(
+        _JOB,
+        sa.and_(
+            _JOB.c.researcher_id == _QUOTA.c.researcher_id,
+            _JOB.c.population_id == _QUOTA.c.population_id,
+            _JOB.c.ordinal == _LAST,
+        ),
+    )
+)
+_PERSON = _PEOPLE.where(
+    _QUOTA.c.population_id == sa.bindparam("population_id"),
+    _QUOTA.c.researcher_id == sa.bindparam("researcher_id"),
+)
+_EVERYBODY = _PEOPLE.where(
+    sa.tuple_(_QUOTA.c.population_id, _QUOTA.c.researcher_id).in_(
+        sa.bindparam("people", expanding=True)
+    )
 )
 
 
@@ -90,6 +145,15 @@ class Situation:
         return self.share is None or self.share.admits(cost)
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One researcher's spending on one population, and her last job there (0 and None: none)."""
+
+    share: QuotaBalance
+    ordinal: int
+    last_job_at: int | None
+
+
 def read(
     session: Session, principal: Principal, dataset_id: str, *, revision: Revision | None = None
 ) -> Situation:
@@ -101,19 +165,53 @@ def read(
         Refused: `not_found` for a data set that is absent, has no active policy, or belongs to
             another owner; the three look alike.
     """
-    dataset = _dataset(session, principal, dataset_id)
-    revision = revision or revisions.active(session, dataset_id)
-    if dataset is None or revision is None:
+    row = session.connection().execute(_HERE, {"dataset_id": dataset_id}).one_or_none()
+    if row is None or (principal.role == "owner" and row.owner_id != principal.id):
         raise _nowhere(dataset_id)
-    balance = ledger.balance(session, dataset.population_id)
-    quota = ledger.quota(session, balance.population_id, principal.id, delta=balance.terms.delta)
+    revision = revision or _revision(row)
+    if revision is None:
+        raise _nowhere(dataset_id)
+    balance = balance_of(_Part(row, "p_"))
+    wanted = {"population_id": balance.population_id, "researcher_id": principal.id}
+    person = session.connection().execute(_PERSON, wanted).one_or_none()
+    past = _past(person, balance.terms.delta) if person else _nothing(balance, principal.id)
+    # The row is read-only and holds nothing of the session: a situation outlives its transaction.
+    return situation_of(cast("Dataset", row), revision, balance, past)
+
+
+def situation_of(dataset: Dataset, revision: Revision, balance: Balance, past: Past) -> Situation:
+    """The facts put together."""
+    spent = budget_filter.add(past.share.charged, past.share.reserved)
     return Situation(
         dataset=dataset,
         balance=balance,
-        share=None if quota.terms is None else quota,
+        share=None if past.share.terms is None else past.share,
         revision=revision,
-        history=_history(session, principal, balance, quota),
+        history=History(
+            jobs=past.ordinal,
+            charged_nano=charged_nano(balance, spent),
+            last_job_at=None if past.last_job_at is None else from_micros(past.last_job_at),
+        ),
     )
+
+
+def standing(session: Session, dataset_ids: Iterable[str]) -> dict[str, tuple[bool, str | None]]:
+    """Of each data set whether it is withdrawn, and the id of its active policy."""
+    wanted = {"dataset_ids": sorted(set(dataset_ids))}
+    rows = session.connection().execute(_STANDING, wanted)
+    return {row.id: (row.frozen, row.revision_id) for row in rows}
+
+
+def pasts(
+    session: Session, balances: Mapping[str, Balance], people: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Past]:
+    """The past of several researchers by (population, researcher), read in one statement."""
+    wanted = sorted(set(people))
+    found = {key: _nothing(balances[key[0]], key[1]) for key in wanted}
+    for row in session.connection().execute(_EVERYBODY, {"people": wanted}):
+        key = (row.population_id, row.researcher_id)
+        found[key] = _past(row, balances[key[0]].terms.delta)
+    return found
 
 
 def charged_nano(balance: Balance, charged: tuple[int, ...]) -> int:
@@ -141,26 +239,31 @@ def terms_of(account: Balance | QuotaBalance) -> Terms:
     return account.terms
 
 
-def _dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset | None:
-    """The row as it is now, or None when it is not the caller's to see."""
-    row = session.execute(_DATASET_BY_ID, {"dataset_id": dataset_id})
-    facts = row.mappings().one_or_none()
-    if facts is None or (principal.role == "owner" and facts["owner_id"] != principal.id):
+class _Part:
+    """The columns of one table in a row of several, by their own names."""
+
+    __slots__ = ("_prefix", "_row")
+
+    def __init__(self, row: Any, prefix: str) -> None:
+        self._row, self._prefix = row, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._row, self._prefix + name)
+
+
+def _revision(row: Any) -> Revision | None:
+    """The active policy in a row of `_HERE`."""
+    if row.r_id is None:
         return None
-    # A value of its own, never attached: a situation outlives its transaction.
-    return Dataset(**facts)
+    return revisions.revision_of({name: getattr(row, f"r_{name}") for name in _REVISION_COLUMNS})
 
 
-def _history(
-    session: Session, principal: Principal, balance: Balance, quota: QuotaBalance
-) -> History:
-    who = {"researcher_id": principal.id, "population_id": balance.population_id}
-    jobs, last = session.execute(_JOBS_BY_SUBJECT, who).one()
-    return History(
-        jobs=jobs,
-        charged_nano=charged_nano(balance, budget_filter.add(quota.charged, quota.reserved)),
-        last_job_at=None if last is None else from_micros(last),
-    )
+def _past(row: Any, delta: str) -> Past:
+    return Past(quota_of(row, delta), row.ordinal or 0, row.created_at)
+
+
+def _nothing(balance: Balance, researcher_id: str) -> Past:
+    return Past(no_quota(balance.population_id, researcher_id), 0, None)
 
 
 def _nowhere(dataset_id: str) -> Refused:

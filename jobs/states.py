@@ -13,7 +13,7 @@ Locks are taken in one order everywhere: the job's row, then the population's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from jobs import events
 from jobs.errors import no_job, wrong_state
 from jobs.tables import FINAL_STATES, Job, Outbox
 from kit.clock import micros
+from policies.verdict import Approval
 
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 
@@ -60,13 +61,32 @@ def locked(session: Session, job_id: str) -> Job:
     return job
 
 
-def begin(session: Session, job: Job, *, now: datetime) -> None:
-    """Add a new job, which must be `submitted`, and its first event."""
-    if job.status != "submitted":
-        raise wrong_state(job.id, job.status, "submitted")
-    session.add(job)
-    session.flush()
-    events.record(session, job.id, "submitted", now=now, body={"rounds": job.rounds})
+def started(
+    row: dict[str, Any], approvals: Sequence[Approval], *, now: datetime
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Take a new job's row, which must be `submitted`, as far as it goes without a worker.
+
+    To `queued`, or to `awaiting_approval` where the decision demands people; nobody sees the states
+    between, because the rows are stored in one transaction.
+
+    Returns:
+        Rows of its events and of its outbox.
+    """
+    if row["status"] != "submitted":
+        raise wrong_state(row["id"], row["status"], "submitted")
+    steps: list[tuple[str, Mapping[str, Any]]] = [("submitted", {"rounds": row["rounds"]})]
+    if approvals:
+        demands = [demand.as_dict() for demand in approvals]
+        steps.append(("awaiting_approval", {"approvals": demands}))
+    else:
+        steps += [("reserved", {}), ("queued", {})]
+    row["status"] = steps[-1][0]
+    made = [
+        events.row(row["id"], seq, kind, now=now, body=body)
+        for seq, (kind, body) in enumerate(steps, start=1)
+    ]
+    hint = {"job_id": row["id"], "created_at": micros(now), "sent_at": None}
+    return made, [] if approvals else [hint]
 
 
 def move(

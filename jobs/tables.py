@@ -52,8 +52,9 @@ class Job(SQLModel, table=True):
     `request` is the canonical text of the `JobRequest`; `epsilon_nano` is the stand-alone ε at the
     budget's δ, rounded up. `fence` rises with every claim, so a worker that lost its lease can
     charge and publish nothing. `dataset_version`, `policy_revision_id` and `decision_id` say what
-    the admission was decided on. `obligations` and `approvals` are canonical JSON of what that
-    decision demands; approvals count only until `approve_before`.
+    the admission was decided on. `ordinal` counts the researcher's jobs on this population from 1
+    without gaps, given under the population's lock. `obligations` and `approvals` are canonical
+    JSON of what that decision demands; approvals count only until `approve_before`.
     """
 
     __tablename__ = "job"
@@ -87,8 +88,8 @@ class Job(SQLModel, table=True):
             " AND length(decision_digest) = 64",
             name="job_digests",
         ),
-        # Covers the count of a researcher's jobs on a population, asked on every quote.
-        Index("job_by_researcher", "researcher_id", "population_id", "created_at"),
+        # The last ordinal counts a researcher's jobs on a population; every quote asks for it.
+        Index("job_by_researcher", "researcher_id", "population_id", "ordinal", unique=True),
         Index("job_by_status", "status", "updated_at"),
         Index("job_by_population", "population_id", "created_at"),
     )
@@ -102,6 +103,7 @@ class Job(SQLModel, table=True):
     researcher_email: str
     researcher_role: str
     researcher_organisation: str
+    ordinal: int = Field(sa_column_kwargs={"server_default": "0"})
     status: str
     kind: str
     purpose: str

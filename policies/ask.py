@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from policies import reads
 from policies.engine import DEADLINE_SECONDS, Evaluation, PolicyEngine, Revision
 from policies.errors import Fault, Undecided, code_of
 from policies.library import library
@@ -97,6 +98,21 @@ def ask(
         revision_number=revision.number if revision else None,
         revision_digest=revision.digest if revision else None,
     )
+
+
+def carried(
+    decision: Decision, revision: Revision, first: Question, second: Question
+) -> Decision | None:
+    """The decision of a second question by the first's verdict, where they cannot differ.
+
+    None where the engine has to be asked: another revision, a fault, or a question that differs
+    in something the policy's text can see (`policies.reads`).
+    """
+    if decision.fault is not None or decision.revision_id != revision.id:
+        return None
+    if not reads.same(revision.source, first.document, second.document):
+        return None
+    return replace(decision, input_bytes=second.canonical, input_digest=second.digest)
 
 
 def judge(evaluation: Evaluation) -> tuple[Verdict, Fault | None, str]:

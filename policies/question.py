@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cache
@@ -271,10 +271,10 @@ def _ppm(value: float) -> Fraction:
 
 def _plain(facts: Any) -> dict[str, Any]:
     """A dataclass as JSON: tuples become lists."""
-    return {name: _listed(value) for name, value in asdict(facts).items()}
+    return {each.name: _listed(getattr(facts, each.name)) for each in fields(facts)}
 
 
 def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _listed(member) for name, member in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return _plain(value) if is_dataclass(value) else value

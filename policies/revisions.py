@@ -7,7 +7,7 @@ commit, so a refused activation leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ _NUMBERING_ATTEMPTS = 8
 _ACTIVE = sa.select(_REVISION).where(
     _REVISION.c.dataset_id == sa.bindparam("dataset"), _REVISION.c.state == "active"
 )
-_RECORD = sa.insert(_DECISION)
+RECORD = sa.insert(_DECISION)
 
 
 def draft(
@@ -86,7 +86,7 @@ def get(session: Session, *, dataset_id: str, number: int) -> Revision:
     row = session.execute(query).mappings().one_or_none()
     if row is None:
         raise Refused("not_found", f"the data set has no policy revision {number}")
-    return _revision(row)
+    return revision_of(row)
 
 
 def list_revisions(
@@ -95,13 +95,13 @@ def list_revisions(
     """Revisions with numbers above `after`, in order."""
     query = _of_dataset(dataset_id).where(_REVISION.c.number > after)
     rows = session.execute(query.order_by(_REVISION.c.number).limit(limit)).mappings()
-    return [_revision(row) for row in rows]
+    return [revision_of(row) for row in rows]
 
 
 def active(session: Session, dataset_id: str) -> Revision | None:
     """The revision that decides now, if any."""
     row = session.execute(_ACTIVE, {"dataset": dataset_id}).mappings().one_or_none()
-    return None if row is None else _revision(row)
+    return None if row is None else revision_of(row)
 
 
 def activate(
@@ -174,12 +174,27 @@ def record(
         dataset_id: taken from the question unless given.
         ids: makes the id.
     """
-    decision_id = ids("dec")
-    dataset = dataset_id or _dataset_of(decision)
-    row = {
-        "id": decision_id,
+    row = decision_row(
+        decision, job_id=job_id, subject_id=subject_id, now=now, dataset_id=dataset_id, ids=ids
+    )
+    session.execute(RECORD, row)
+    return str(row["id"])
+
+
+def decision_row(
+    decision: Decision,
+    *,
+    job_id: str | None,
+    subject_id: str,
+    now: datetime,
+    dataset_id: str | None = None,
+    ids: Callable[[str], str] = new_id,
+) -> dict[str, Any]:
+    """The columns of a decision, with an id of its own, for `RECORD`; see `record`."""
+    return {
+        "id": ids("dec"),
         "job_id": job_id,
-        "dataset_id": dataset,
+        "dataset_id": dataset_id or _dataset_of(decision),
         "subject_id": subject_id,
         "revision_id": decision.revision_id if decision.revision_number else None,
         "revision_number": decision.revision_number,
@@ -198,8 +213,6 @@ def record(
         "latency_us": decision.latency_us,
         "created_at": micros(now),
     }
-    session.execute(_RECORD, row)
-    return decision_id
 
 
 def decisions(
@@ -269,7 +282,7 @@ def _locked(session: Session, dataset_id: str, number: int) -> Revision:
     rows = {row["number"]: row for row in session.execute(query).mappings()}
     if number not in rows:
         raise Refused("not_found", f"the data set has no policy revision {number}")
-    return _revision(rows[number])
+    return revision_of(rows[number])
 
 
 def _of_dataset(dataset_id: str) -> sa.Select[Any]:
@@ -291,7 +304,8 @@ def _row(revision: Revision, now: datetime) -> dict[str, Any]:
     }
 
 
-def _revision(row: sa.RowMapping) -> Revision:
+def revision_of(row: sa.RowMapping | Mapping[str, Any]) -> Revision:
+    """A revision from its table row."""
     activated = row["activated_at"]
     return Revision(
         id=row["id"],

@@ -47,7 +47,12 @@ def dumps(value: Any, *, floats: bool = False) -> bytes:
 
 def digest(value: Any, *, floats: bool = False) -> str:
     """SHA-256 of the canonical bytes, lower-case hex, 64 characters."""
-    return hashlib.sha256(dumps(value, floats=floats)).hexdigest()
+    return digest_of(dumps(value, floats=floats))
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 of canonical bytes made before, as `digest` would answer."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:

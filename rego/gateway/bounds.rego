@@ -83,14 +83,14 @@ sampling_rate_at_most_ppm(limit) := denial.of(
 # METADATA
 # description: Only these algorithms.
 algorithm_in(names) := denial.of("algorithm_not_allowed", "algorithm.name", message, names) if {
-	not _allowed(["job", "algorithm"], names)
+	not object.get(input, ["job", "algorithm"], null) in names
 	message := sprintf("the algorithm must be one of: %v", [concat(", ", names)])
 }
 
 # METADATA
 # description: Only these kinds of request, out of train, evaluate and query.
 kind_in(names) := denial.of("kind_not_allowed", "kind", message, names) if {
-	not _allowed(["request", "kind"], names)
+	not object.get(input, ["request", "kind"], null) in names
 	message := sprintf("the kind must be one of: %v", [concat(", ", names)])
 }
 
@@ -100,8 +100,6 @@ layers_in(names) := denial.of("layer_not_allowed", "model.architecture", message
 	not _only_layers(names)
 	message := sprintf("every layer must be one of: %v", [concat(", ", names)])
 }
-
-_allowed(path, names) if object.get(input, path, null) in names
 
 _only_layers(names) if {
 	is_array(input.job.model.layers)

@@ -15,9 +15,10 @@ from jobs.principal import Principal
 from jobs.tables import Job, Outbox
 from jobs.tables_datasets import Dataset
 from kit.db import Database
-from policies import revisions
+from policies import ask, revisions
 from policies.embedded import EmbeddedEngine
 from policies.engine import Evaluation, PolicyEngine, Revision
+from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
 from privacy_gateway.views import Approval
 from tests.support import market as markets
@@ -252,7 +253,22 @@ def test_a_new_policy_between_question_and_lock_decides(
     assert decision["revision_id"] == second[0]
 
 
-def test_a_budget_that_moved_is_judged_again(market: Market, engine: EmbeddedEngine) -> None:
+CAREFUL = """
+refusals contains {
+	"code": "too_much_held",
+	"field": "budget",
+	"message": "nobody else may hold anything",
+	"limit": 0,
+} if {
+	input.budget.reserved_epsilon_nano > 1000000000000
+}
+"""
+
+
+def test_a_budget_that_moved_is_asked_about_again_where_the_policy_looks_at_it(
+    market: Market, engine: EmbeddedEngine
+) -> None:
+    market.activate(markets.policy() + CAREFUL)
     meddling = Meddling(engine, lambda: submit(market))
     outcome = submit(market.with_engine(meddling))
 
@@ -262,6 +278,23 @@ def test_a_budget_that_moved_is_judged_again(market: Market, engine: EmbeddedEng
     assert json.loads(crowded)["budget"]["reserved_epsilon_nano"] > 0
     stored = [decision["input"] for decision in decisions(market)]
     assert sorted(document["history"]["jobs_by_subject"] for document in stored) == [0, 1]
+
+
+def test_a_policy_that_cannot_see_the_difference_is_asked_once(
+    small_market: Market, engine: EmbeddedEngine
+) -> None:
+    meddling = Meddling(engine, lambda: submit(small_market))
+    outcome = submit(small_market.with_engine(meddling))
+
+    assert len(meddling.asked) == 1
+    mine = next(row for row in decisions(small_market) if row["job_id"] == outcome.job.id)
+    # What is recorded is the question of the moment under the lock, not the earlier one.
+    assert mine["input"]["history"]["jobs_by_subject"] == 1
+    assert mine["input"]["budget"]["reserved_epsilon_nano"] > 0
+    with small_market.database.read() as session:
+        revision = revisions.active(session, small_market.dataset_id)
+    replayed = engine.evaluate(revision, canonical.dumps(mine["input"], floats=True), 5.0)
+    assert ask.judge(replayed)[0].as_dict() == mine["verdict"]
 
 
 def test_a_budget_spent_between_question_and_lock_is_not_overspent(
