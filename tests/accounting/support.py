@@ -22,10 +22,11 @@ VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parent / "vectors.json").read_text(encoding="utf-8")
 )
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ZERO = (0,) * 16
 SOON = NOW + timedelta(hours=1)
 FACTS = {"actor": "usr_worker", "policy_revision": 3, "decision_digest": "d" * 64}
 
-__all__ = ["FACTS", "NOW", "SOON", "VECTORS", "EmptyBudget"]
+__all__ = ["FACTS", "NOW", "SOON", "VECTORS", "ZERO", "EmptyBudget"]
 
 
 def fraction(q: float) -> tuple[int, int]:
@@ -124,6 +125,18 @@ def refusal_of(act: Callable[[], object]) -> Refused | None:
     except Refused as refusal:
         return refusal
     return None
+
+
+def code_of(act: Callable[[], object]) -> str:
+    """Code of the refusal that `act` must end in."""
+    refusal = refusal_of(act)
+    assert refusal is not None, "nothing was refused"
+    return refusal.code
+
+
+def times(rounds: int) -> tuple[int, ...]:
+    """Cost of rounds of the ordinary job."""
+    return tuple(part * rounds for part in job_price().per_round)
 
 
 def balance(database: Database, population_id: str = "pop_a") -> ledger.Balance:
