@@ -18,6 +18,12 @@ keep() { if [ -s "$1" ]; then cat >/dev/null; else rm -f "$1"; cat >"$1"; fi; }
 
 random 24 | keep postgres_password
 printf 'postgresql://gateway:%s@postgres:5432/gateway' "$(cat postgres_password)" | keep database_url
+# The superuser above migrates and sets these up; gateway and workers get no more than their own role.
+for role in migrator api worker auditor; do
+  random 24 | keep "database_${role}_password"
+  printf 'postgresql://gateway_%s:%s@postgres:5432/gateway' "$role" \
+    "$(cat "database_${role}_password")" | keep "database_url_$role"
+done
 random 12 | keep admin_password
 random 32 | keep opa_token
 # The policy server is told the hash only.

@@ -23,8 +23,12 @@ class GatewaySettings(Settings):
         event_poll_seconds: how often an open event stream looks for news.
         housekeeping: run outbox relay and reaper inside this process (off for pure API replicas).
         housekeeping_seconds: pause between two passes of it.
-        admin_email: account made by the first start of `up`.
-        admin_password: its password; generated and printed once when empty.
+        database_role_prefix: how the names of the PostgreSQL roles begin (`migrate --roles`).
+        database_migrator_password: password `migrate --roles` gives the role that owns the schema;
+            a role without one cannot log in by password.
+        database_api_password: password of the gateway's role.
+        database_worker_password: password of the workers' role.
+        database_auditor_password: password of the role that only reads.
     """
 
     host: str = "127.0.0.1"
@@ -33,8 +37,11 @@ class GatewaySettings(Settings):
     event_poll_seconds: float = Field(default=0.5, gt=0, le=60)
     housekeeping: bool = True
     housekeeping_seconds: float = Field(default=0.5, gt=0, le=60)
-    admin_email: str = "admin@localhost"
-    admin_password: SecretStr | None = None
+    database_role_prefix: str = Field(default="gateway", pattern=r"^[a-z_][a-z0-9_]{0,40}$")
+    database_migrator_password: SecretStr | None = None
+    database_api_password: SecretStr | None = None
+    database_worker_password: SecretStr | None = None
+    database_auditor_password: SecretStr | None = None
 
     def readable_directories(self) -> tuple[Path, ...]:
         """Resolved server-side directories data may be registered from; none by default."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.roles import ROLES
 from gateway.settings import GatewaySettings
 from jobs.settings import PREFIX
 from tests.support.servers import REPOSITORY
@@ -79,6 +80,20 @@ def test_secrets_come_by_file() -> None:
                 assert value.removeprefix("/run/secrets/") in COMPOSITION["secrets"]
 
 
+def test_gateway_and_workers_are_roles_of_the_database_and_only_migrate_is_more() -> None:
+    """The superuser's URL and the roles' passwords are handed to `migrate` alone."""
+    urls = {name: SERVICES[name]["environment"]["DATABASE_URL_FILE"] for name in OURS}
+    assert urls == {
+        "gateway": "/run/secrets/database_url_api",
+        "worker": "/run/secrets/database_url_worker",
+        "migrate": "/run/secrets/database_url",
+    }
+    assert SERVICES["migrate"]["command"] == ["privacy-gateway", "migrate", "--roles"]
+    for name in ("gateway", "worker"):
+        handed = {secret for secret in SERVICES[name]["secrets"] if "database" in secret}
+        assert handed == {urls[name].rsplit("/", 1)[1]}
+
+
 def test_whoever_needs_the_schema_waits_for_it() -> None:
     """Gateway and worker start after `migrate` has ended well."""
     for name in ("gateway", "worker"):
@@ -123,5 +138,9 @@ def test_made_secrets_belong_together_and_are_kept(tmp_path: Path) -> None:
     first, second = read
     assert first == second
     assert first["postgres_password"] in first["database_url"]
+    prefix = GatewaySettings().database_role_prefix
+    for role in ROLES:
+        url = first[f"database_url_{role}"]
+        assert f"//{prefix}_{role}:{first[f'database_{role}_password']}@" in url
     assert first["opa_token"] not in first["opa_access.json"]
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
