@@ -23,6 +23,8 @@ class GatewaySettings(Settings):
         event_poll_seconds: how often an open event stream looks for news.
         housekeeping: run outbox relay and reaper inside this process (off for pure API replicas).
         housekeeping_seconds: pause between two passes of it.
+        admin_email: account made by the first start of `up`.
+        admin_password: its password; generated and printed once when empty.
         database_role_prefix: how the names of the PostgreSQL roles begin (`migrate --roles`).
         database_migrator_password: password `migrate --roles` gives the role that owns the schema;
             a role without one cannot log in by password.
@@ -37,6 +39,8 @@ class GatewaySettings(Settings):
     event_poll_seconds: float = Field(default=0.5, gt=0, le=60)
     housekeeping: bool = True
     housekeeping_seconds: float = Field(default=0.5, gt=0, le=60)
+    admin_email: str = "admin@localhost"
+    admin_password: SecretStr | None = None
     database_role_prefix: str = Field(default="gateway", pattern=r"^[a-z_][a-z0-9_]{0,40}$")
     database_migrator_password: SecretStr | None = None
     database_api_password: SecretStr | None = None
