@@ -29,4 +29,29 @@ random 32 | keep opa_token
 # The policy server is told the hash only.
 printf '{"gateway_access": {"token_sha256": "%s"}}\n' \
   "$(sha256sum opa_token | cut -d ' ' -f 1)" | keep opa_access.json
+# What the owners' policies are signed with, what opens the way to them, and where the policy server
+# fetches them. It is told the public key only.
+[ -s opa_bundle_key ] || openssl version >/dev/null || { echo "openssl is needed" >&2; exit 1; }
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 2>/dev/null | keep opa_bundle_key
+random 32 | keep opa_bundle_token
+public=$(openssl pkey -in opa_bundle_key -pubout | awk '{printf "%s\\n", $0}')
+keep opa_config.json <<EOF
+{
+  "services": {
+    "gateway": {
+      "url": "http://gateway:8081",
+      "credentials": {"bearer": {"token": "$(cat opa_bundle_token)"}}
+    }
+  },
+  "keys": {"gateway": {"algorithm": "ES256", "key": "$public"}},
+  "bundles": {
+    "gateway": {
+      "service": "gateway",
+      "resource": "v1/bundles/policies",
+      "signing": {"keyid": "gateway", "scope": "privacy-gateway"},
+      "polling": {"min_delay_seconds": 1, "max_delay_seconds": 2}
+    }
+  }
+}
+EOF
 echo "secrets in $(pwd)" >&2

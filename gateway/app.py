@@ -16,6 +16,7 @@ from fastapi.telemetry import TelemetryConfig
 from gateway import openapi, problems
 from gateway.api import (
     accounts,
+    bundles,
     datasets,
     decisions,
     health,
@@ -54,6 +55,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     populations.router,
     datasets.router,
     policies.router,
+    bundles.router,
     quotes.router,
     jobs.router,
     log.router,
@@ -115,6 +117,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     metrics = Metrics(world.database)
     app.state.services, app.state.settings, app.state.metrics = world, settings, metrics
     app.state.examiners, app.state.notary = examiners, notary
+    app.state.press = bundles.press_of(settings)
     app.add_middleware(Observed, metrics=metrics)
     for router in ROUTERS:
         app.include_router(router)

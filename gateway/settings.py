@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 
 from jobs.settings import Settings
 
@@ -23,6 +23,8 @@ class GatewaySettings(Settings):
         event_poll_seconds: how often an open event stream looks for news.
         housekeeping: run outbox relay and reaper inside this process (off for pure API replicas).
         housekeeping_seconds: pause between two passes of it.
+        opa_bundle_key: private key that signs policy bundles (`OPA_BUNDLE_KEY`), PEM, P-256.
+        opa_bundle_token: what the OPA server shows to fetch them (`OPA_BUNDLE_TOKEN`).
         admin_email: account made by the first start of `up`.
         admin_password: its password; generated and printed once when empty.
         database_role_prefix: how the names of the PostgreSQL roles begin (`migrate --roles`).
@@ -39,6 +41,12 @@ class GatewaySettings(Settings):
     event_poll_seconds: float = Field(default=0.5, gt=0, le=60)
     housekeeping: bool = True
     housekeeping_seconds: float = Field(default=0.5, gt=0, le=60)
+    opa_bundle_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("opa_bundle_key", "OPA_BUNDLE_KEY")
+    )
+    opa_bundle_token: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("opa_bundle_token", "OPA_BUNDLE_TOKEN")
+    )
     admin_email: str = "admin@localhost"
     admin_password: SecretStr | None = None
     database_role_prefix: str = Field(default="gateway", pattern=r"^[a-z_][a-z0-9_]{0,40}$")

@@ -1,9 +1,10 @@
 # METADATA
 # title: Who may talk to the policy server
 # description: >
-#   Everybody may ask whether it lives. Only who shows the token may publish and ask policies, below
-#   the three roots the gateway uses; the system's own documents are closed to everybody. The server
-#   is told the token's hash, and keeps it.
+#   Everybody may ask whether it lives. Only who shows the token may ask policies, and publish those
+#   on trial below the roots the gateway uses for that; what decides comes in signed bundles, and
+#   nobody may put it there. The system's own documents are closed to everybody. The server is told
+#   the token's hash, and keeps it.
 package system.authz
 
 default allow := false
@@ -20,16 +21,18 @@ allow if {
 
 ours if {
 	input.method in {"PUT", "DELETE"}
-	below_our_roots("policies")
+	below("policies", on_trial)
 }
 
 ours if {
 	input.method == "POST"
-	below_our_roots("data")
+	below("data", on_trial | {"bundled"})
 }
 
-below_our_roots(kind) if {
+on_trial := {"library", "revisions", "tests"}
+
+below(kind, roots) if {
 	input.path[0] == "v1"
 	input.path[1] == kind
-	input.path[2] in {"library", "revisions", "tests"}
+	input.path[2] in roots
 }

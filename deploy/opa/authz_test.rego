@@ -15,6 +15,13 @@ test_the_token_publishes_and_asks if {
 	ask({"method": "POST", "path": ["v1", "data", "library", "none"], "identity": "right"})
 }
 
+test_what_came_in_a_bundle_is_asked_and_not_changed if {
+	ask({"method": "POST", "path": ["v1", "data", "bundled", "revisions"], "identity": "right"})
+	not ask({"method": "PUT", "path": ["v1", "policies", "bundled", "p"], "identity": "right"})
+	not ask({"method": "DELETE", "path": ["v1", "policies", "bundled", "p"], "identity": "right"})
+	not ask({"method": "PUT", "path": ["v1", "data", "bundled"], "identity": "right"})
+}
+
 test_another_token_does_nothing if {
 	not ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": "wrong"})
 	not ask({"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": ""})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -14,7 +15,7 @@ from gateway.paging import cut
 from jobs.principal import Principal
 from jobs.services import Services
 from kit.clock import rfc3339
-from policies import activation, revisions
+from policies import activation, revisions, staging
 from policies.activation import Examination
 from policies.engine import Revision
 from policies.probes import Floor, floor_of
@@ -89,6 +90,10 @@ def activate(
         stored = revisions.get(session, dataset_id=dataset_id, number=number)
     # Examined before the transaction: tests and probes take too long to hold a lock.
     examined = activation.examine(examiners, stored, floor=_floor(services))
+    if examined.passed:
+        with services.database.unit_of_work() as session:
+            staging.stage(session, stored, now=services.clock())
+        staging.wait(examiners, stored)
     with services.database.unit_of_work() as session:
         active = revisions.activate(
             session,
@@ -121,9 +126,11 @@ def dry_run(
         asking = _asking(session, caller, body)
         revision = revisions.get(session, dataset_id=dataset_id, number=number)
     activation.refuse_unclean(examiners, revision)
-    if isinstance(body.job, str):
-        return dryrun.of_past_job(services, caller, revision, body.job)
-    return dryrun.of_request(services, asking, revision, body.job)
+    with services.engine.trial() as engine:
+        trying = replace(services, engine=engine)
+        if isinstance(body.job, str):
+            return dryrun.of_past_job(trying, caller, revision, body.job)
+        return dryrun.of_request(trying, asking, revision, body.job)
 
 
 def _asking(session: Session, caller: Principal, body: DryRun) -> Principal:

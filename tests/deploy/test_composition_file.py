@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import yaml
 from gateway.roles import ROLES
 from gateway.settings import GatewaySettings
 from jobs.settings import PREFIX
+from policies.bundle import BundleKey
+from policies.opa import BUNDLE_NAME
+from tests.support.engines import opa_configuration
 from tests.support.servers import REPOSITORY
 
 COMPOSITION: dict[str, Any] = yaml.safe_load(
@@ -143,4 +147,10 @@ def test_made_secrets_belong_together_and_are_kept(tmp_path: Path) -> None:
         url = first[f"database_url_{role}"]
         assert f"//{prefix}_{role}:{first[f'database_{role}_password']}@" in url
     assert first["opa_token"] not in first["opa_access.json"]
+    key = BundleKey(first["opa_bundle_key"].encode())
+    wanted = opa_configuration(
+        "http://gateway:8081", "v1/bundles/policies", first["opa_bundle_token"], key
+    )
+    wanted["bundles"][BUNDLE_NAME]["polling"] = {"min_delay_seconds": 1, "max_delay_seconds": 2}
+    assert json.loads(first["opa_config.json"]) == wanted
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700

@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from policies.activation import examine
 from policies.ask import ask
-from policies.bundle import ALGORITHM, KEY_ID, SCOPE, Bundle, BundleKey, build
+from policies.bundle import ALGORITHM, Bundle, BundleKey, build
 from policies.embedded import EmbeddedEngine
 from policies.engine import Revision
 from policies.errors import EngineFailed, Fault
-from policies.opa import BUNDLE_NAME, OpaEngine
+from policies.opa import OpaEngine
 from policies.publication import BUNDLED, Publication, publication
-from tests.support.engines import opa_server
+from tests.support.engines import new_bundle_key, opa_configuration, opa_server
 from tests.support.questions import ALLOW_ALL, example, question
 from tests.support.servers import wait_until
 
@@ -41,10 +41,6 @@ def pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def new_key() -> BundleKey:
-    return BundleKey(pem(ec.generate_private_key(ec.SECP256R1())))
 
 
 def bundled(revision: Revision) -> Publication:
@@ -123,30 +119,13 @@ def shelf() -> Iterator[Shelf]:
 
 @pytest.fixture
 def key() -> BundleKey:
-    return new_key()
-
-
-def configuration(shelf: Shelf, key: BundleKey) -> dict[str, object]:
-    return {
-        "services": {
-            "gateway": {"url": shelf.url, "credentials": {"bearer": {"token": "the-token"}}}
-        },
-        "keys": {KEY_ID: {"algorithm": ALGORITHM, "key": key.public}},
-        "bundles": {
-            BUNDLE_NAME: {
-                "service": "gateway",
-                "resource": "bundle",
-                "signing": {"keyid": KEY_ID, "scope": SCOPE},
-                "polling": {"min_delay_seconds": 0, "max_delay_seconds": 1},
-            }
-        },
-    }
+    return new_bundle_key()
 
 
 @pytest.fixture
 def server(opa_binary: str, shelf: Shelf, key: BundleKey, tmp_path: Path) -> Iterator[str]:
     config = tmp_path / "opa.json"
-    config.write_text(json.dumps(configuration(shelf, key)))
+    config.write_text(json.dumps(opa_configuration(shelf.url, "bundle", "the-token", key)))
     with opa_server(opa_binary, tmp_path, config=config) as url:
         yield url
 
@@ -189,7 +168,7 @@ def test_what_the_key_did_not_sign_is_not_taken(
     engine.ready(OPEN, PATIENCE)
     good = build([bundled(OTHER)], key)
     archive = {
-        "another key": build([bundled(OTHER)], new_key()).archive,
+        "another key": build([bundled(OTHER)], new_bundle_key()).archive,
         "changed file": repacked(good.archive, "envelope.rego", b"package bundled\n\nx := 1\n"),
         "no signature": repacked(good.archive, SIGNATURES, b'{"signatures":[]}'),
         "other scope": repacked(good.archive, SIGNATURES, _signed_elsewhere(good, key)),
@@ -254,7 +233,7 @@ def test_decisions_from_a_bundle_are_those_of_the_embedded_engine(
 
 def test_equal_contents_give_equal_revisions_whatever_the_order(key: BundleKey) -> None:
     one, other = bundled(OPEN), bundled(OTHER)
-    assert build([one, other], key).revision == build([other, one, one], new_key()).revision
+    assert build([one, other], key).revision == build([other, one, one], new_bundle_key()).revision
     assert build([one], key).revision != build([other], key).revision
 
 

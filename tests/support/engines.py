@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from kit.process import free_port, spawn, stop
+from policies.bundle import ALGORITHM, KEY_ID, SCOPE, BundleKey
 from policies.embedded import EmbeddedEngine
-from policies.opa import OpaEngine
+from policies.opa import BUNDLE_NAME, OpaEngine
 from tests.support.servers import wait_until
 
 
@@ -47,6 +51,33 @@ def opa_server(
         yield url
     finally:
         stop(server)
+
+
+def opa_configuration(url: str, resource: str, token: str, key: BundleKey) -> dict[str, Any]:
+    """What makes a server take our bundles from `url` every second, as in a deployment."""
+    return {
+        "services": {"gateway": {"url": url, "credentials": {"bearer": {"token": token}}}},
+        "keys": {KEY_ID: {"algorithm": ALGORITHM, "key": key.public}},
+        "bundles": {
+            BUNDLE_NAME: {
+                "service": "gateway",
+                "resource": resource,
+                "signing": {"keyid": KEY_ID, "scope": SCOPE},
+                "polling": {"min_delay_seconds": 0, "max_delay_seconds": 1},
+            }
+        },
+    }
+
+
+def new_bundle_key() -> BundleKey:
+    """A fresh key, P-256."""
+    return BundleKey(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 def _answers(url: str) -> bool:
