@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from privacy_gateway import rdp
+from privacy_gateway.people import Block, People
 from privacy_gateway.prices import MAX_COUNT, Finding, Prices, Vector
 from privacy_gateway.prices import whole as _whole
 
@@ -36,6 +37,8 @@ class Job:
     researcher: str
     rounds: int
     whole: bool = False
+    project: str | None = None
+    block: str | None = None
     charged: int = 0
     closed: bool = False
     fence: int = 0
@@ -44,7 +47,7 @@ class Job:
 
 @dataclass(slots=True)
 class Share:
-    """A researcher's spending and, when a quota is set, its limits."""
+    """A researcher's or project's spending and, when a quota is set, its limits."""
 
     limits: Vector | None = None
     charged: Vector = _ZERO
@@ -65,7 +68,7 @@ class Population:
             "freeze": self._freeze,
             "unfreeze": self._freeze,
             "quota": self._quota,
-            "note": self._nothing,
+            "note": self._note,
             "deny": self._nothing,
         }
         self.name = ""
@@ -78,6 +81,9 @@ class Population:
         self.frozen = False
         self.jobs: dict[str, Job] = {}
         self.shares: dict[str, Share] = {}
+        self.projects: dict[str, Share] = {}
+        self.people = People()
+        self.second_person = False
         self.rounds_charged = 0
         self.spent: dict[str, tuple[dict[str, Any], int]] = {}
 
@@ -95,13 +101,14 @@ class Population:
 
     @property
     def epsilon_spent(self) -> float:
-        """Odometer of what was charged."""
-        return self._odometer(self.charged)
+        """Odometer of what was charged; with blocks, of the one that has spent most."""
+        return max(map(self._odometer, self.people.charged(self.charged)))
 
     @property
     def epsilon_committed(self) -> float:
-        """Odometer of charged and reserved."""
-        return self._odometer(_plus(self.charged, self.reserved))
+        """Odometer of charged and reserved; with blocks, of the one that has most."""
+        total = _plus(self.charged, self.reserved)
+        return max(map(self._odometer, self.people.committed(total)))
 
     def _odometer(self, spent: Vector) -> float:
         if not self.limits:
@@ -113,6 +120,7 @@ class Population:
         self.name = leaf["name"]
         self.clients = _whole(leaf["clients"], "clients", MAX_COUNT)
         self.epsilon_nano = _whole(terms["epsilon_nano"], "epsilon_nano", MAX_EPSILON_NANO)
+        self.second_person = leaf.get("second_person", False)
         self.delta, self.weights = terms["delta"], tuple(terms["weights"])
         if terms["orders"] != _ORDER_NAMES:
             yield "terms", "the orders are not the house grid"
@@ -125,6 +133,8 @@ class Population:
     def _grant(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         if leaf["epsilon_nano"] <= 0 or not leaf["reason"].strip():
             yield "rule", "a grant must be positive and give a reason"
+        if self.second_person and leaf.get("approved_by", leaf["actor"]) == leaf["actor"]:
+            yield "rule", "a grant was made without the second person it needs"
         total = self.epsilon_nano + leaf["epsilon_nano"]
         self.epsilon_nano = _whole(total, "epsilon_nano", MAX_EPSILON_NANO)
         self.limits = rdp.limits(self.epsilon_nano, self.delta, self.weights)
@@ -133,8 +143,9 @@ class Population:
         yield from self._prices.findings(leaf)
         _whole(leaf["rounds"], "rounds", MAX_ROUNDS)
         cost, name, researcher = self._prices.cost(leaf), leaf["job"], leaf["researcher"]
-        mechanism = leaf["mechanism"]
-        if mechanism.get("clients", self.clients) != self.clients:
+        mechanism, block = leaf["mechanism"], self.people.block_of(leaf)
+        clients = self.clients if block is None else block.clients
+        if mechanism.get("clients", clients) != clients:
             yield "price", f"job {name} is priced for {mechanism['clients']} clients"
         if name in self.jobs:
             yield "rule", f"job {name} reserved twice"
@@ -147,14 +158,19 @@ class Population:
             researcher,
             leaf["rounds"],
             whole=mechanism["kind"] == "tree_gaussian",
+            project=leaf.get("project"),
+            block=None if block is None else block.name,
         )
-        self.reserved = _plus(self.reserved, cost)
-        if not _fits(self.limits, self.charged, self.reserved):
+        where: Block | Population = self if block is None else block
+        where.reserved = _plus(where.reserved, cost)
+        if not self._within(block):
             yield "filter", f"job {name} was admitted although no order had room"
-        share = self.shares.setdefault(researcher, Share())
-        share.reserved = _plus(share.reserved, cost)
-        if share.limits is not None and not _fits(share.limits, share.charged, share.reserved):
-            yield "filter", f"job {name} was admitted beyond its researcher's quota"
+        for share in self._shares(self.jobs[name]):
+            share.reserved = _plus(share.reserved, cost)
+            if share.limits is not None and not _fits(share.limits, share.charged, share.reserved):
+                yield "filter", f"job {name} was admitted beyond a quota"
+        if block is not None:
+            yield from block.disagreements(leaf, admitted=True)
 
     def _charge(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         job = self.jobs.get(leaf["job"])
@@ -163,15 +179,18 @@ class Population:
             return
         yield from self._same_job(leaf, job)
         yield from self._block(leaf, job)
-        cost = self._prices.cost(leaf)
-        share = self.shares[job.researcher]
-        self.charged, self.reserved = _plus(self.charged, cost), _minus(self.reserved, cost)
-        share.charged, share.reserved = _plus(share.charged, cost), _minus(share.reserved, cost)
+        cost, block = self._prices.cost(leaf), self.people.blocks.get(job.block or "")
+        accounts: list[Share | Block | Population] = [*self._shares(job), block or self]
+        for account in accounts:
+            account.charged = _plus(account.charged, cost)
+            account.reserved = _minus(account.reserved, cost)
         self.rounds_charged += leaf["rounds"]
         mechanism, before = self.spent.get(job.digest, (leaf["mechanism"], 0))
         self.spent[job.digest] = mechanism, before + leaf["rounds"]
-        if not _fits(self.limits, self.charged, self.reserved):
+        if not self._within(block):
             yield "filter", f"no order is within its limit after a charge of job {leaf['job']}"
+        if block is not None:
+            yield from block.disagreements(leaf)
 
     def _block(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
         """A charge takes rounds of its own attempt once, within the reservation."""
@@ -204,10 +223,12 @@ class Population:
             yield "rule", f"job {leaf['job']} gave back other rounds than it had left"
         job.closed = True
         job.blocks.clear()
-        cost = self._prices.cost(leaf)
-        share = self.shares[job.researcher]
-        self.reserved = _minus(self.reserved, cost)
-        share.reserved = _minus(share.reserved, cost)
+        cost, block = self._prices.cost(leaf), self.people.blocks.get(job.block or "")
+        accounts: list[Share | Block | Population] = [*self._shares(job), block or self]
+        for account in accounts:
+            account.reserved = _minus(account.reserved, cost)
+        if block is not None:
+            yield from block.disagreements(leaf)
 
     def _same_job(self, leaf: Mapping[str, Any], job: Job) -> Iterator[Finding]:
         """A charge or void must speak of the mechanism that was reserved, while it is open."""
@@ -219,6 +240,10 @@ class Population:
             yield "price", f"job {leaf['job']} runs another mechanism than it reserved"
         if leaf["researcher"] != job.researcher:
             yield "rule", f"job {leaf['job']} belongs to another researcher"
+        if leaf.get("project") != job.project:
+            yield "rule", f"job {leaf['job']} belongs to another project"
+        if (leaf["block"]["name"] if "block" in leaf else None) != job.block:
+            yield "rule", f"job {leaf['job']} counts for other people than it reserved for"
 
     def _freeze(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         self.frozen = leaf["kind"] == "freeze"
@@ -229,8 +254,42 @@ class Population:
         _whole(terms["epsilon_nano"], "epsilon_nano", MAX_EPSILON_NANO)
         if sum(terms["weights"]) > rdp.FEMTO or min(terms["weights"]) <= 0:
             yield "terms", "the quota's weights are not shares of one δ"
-        share = self.shares.setdefault(leaf["researcher"], Share())
+        if "project" in leaf:
+            share = self.projects.setdefault(leaf["project"], Share())
+        else:
+            share = self.shares.setdefault(leaf["researcher"], Share())
         share.limits = rdp.limits(terms["epsilon_nano"], self.delta, terms["weights"])
+
+    def _note(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
+        if "opened" in leaf:
+            yield from self.people.open(leaf["opened"], self.clients)
+        if "enrolled" in leaf:
+            yield from self.people.enrol(leaf["enrolled"], self.clients)
+        if "second_person" in leaf:
+            alone = leaf.get("approved_by", leaf["actor"]) == leaf["actor"]
+            if leaf["second_person"] is False and alone:
+                yield "rule", "one person let the second person go"
+            self.second_person = leaf["second_person"] is not False
+
+    def _shares(self, job: Job) -> list[Share]:
+        """Whose shares a job draws on."""
+        found = [self.shares.setdefault(job.researcher, Share())]
+        if job.project is not None:
+            found.append(self.projects.setdefault(job.project, Share()))
+        return found
+
+    def _within(self, block: Block | None) -> bool:
+        """Whether everybody whom a change touched is within the limits at some order.
+
+        What counts for everybody adds to every block; what counts for one, to that one alone.
+        """
+        if block is None and not self.people.blocks:
+            return _fits(self.limits, self.charged, self.reserved)
+        touched = self.people.blocks.values() if block is None else (block,)
+        return all(
+            _fits(self.limits, _plus(self.charged, one.charged), _plus(self.reserved, one.reserved))
+            for one in touched
+        )
 
     def _nothing(self, _leaf: Mapping[str, Any]) -> Iterator[Finding]:
         yield from ()
