@@ -168,6 +168,7 @@ class _Reader:
         ):
             self._promised, self._log_promised = promised, log
         elif isinstance(header, dict) and chain.is_other_format(header.get("format")):
+            self._log_promised = log if is_promise(log) else None
             detail = f"the format is {header['format'][:80]}; this verifier reads {chain.FORMAT}"
             self._found(None, "format", detail)
         else:
