@@ -16,10 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import ledger
+from accounting import blocks, ledger
 from accounting.tables import Population
 from jobs.ingest import Ingested, ingest
 from jobs.ingest_source import LIMITS, Limits
+from jobs.members import member_key
 from jobs.tables_datasets import Dataset
 from kit import clock, ids
 from privacy_gateway.errors import Refused, invalid
@@ -47,8 +48,14 @@ def stage(
         Refused: as `register`.
     """
     population = _population(session, manifest, owner_id)
-    directory = state_dir / FOLDER
-    return ingest(manifest, source, clients=population.clients, directory=directory, limits=limits)
+    return ingest(
+        manifest,
+        source,
+        clients=_clients(session, manifest, population),
+        directory=state_dir / FOLDER,
+        limits=limits,
+        member_key=None if manifest.block is None else member_key(state_dir, population.id),
+    )
 
 
 def register(
@@ -84,12 +91,13 @@ def register(
         source = stage(
             session, manifest=manifest, source=source, owner_id=owner_id, state_dir=state_dir
         )
-    if source.clients != population.clients:
+    clients = _clients(session, manifest, population)
+    if source.clients != clients:
         raise invalid(
             "manifest.population",
             "the staged file was counted for another population",
             value=source.clients,
-            limit=population.clients,
+            limit=clients,
         )
     paths = (
         _kept(source.store, state_dir),
@@ -99,6 +107,17 @@ def register(
     row.version = 1 + _latest(session, owner_id, manifest.name)
     session.add(row)
     session.flush()
+    if manifest.block is not None:
+        blocks.enrol(
+            session,
+            population_id=population.id,
+            name=manifest.block,
+            dataset_id=row.id,
+            hashes=source.members or (),
+            key_id=member_key(state_dir, population.id).id,
+            actor_id=owner_id,
+            now=now,
+        )
     return row
 
 
@@ -166,6 +185,13 @@ def _population(session: Session, manifest: Manifest, owner_id: str) -> Populati
         )
         raise Refused("not_found", fault.detail, errors=fault.errors)
     return population
+
+
+def _clients(session: Session, manifest: Manifest, population: Population) -> int:
+    """The public number of people the file must hold: the population's, or its block's."""
+    if manifest.block is None:
+        return population.clients
+    return blocks.block(session, population.id, manifest.block).clients
 
 
 def _latest(session: Session, owner_id: str, name: str) -> int:

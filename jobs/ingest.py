@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from jobs.ingest_source import (
     check,
     within,
 )
+from jobs.members import MemberKey
 from kit import ragged
 from privacy_gateway import canonical
 from privacy_gateway.errors import FieldError, Refused, invalid
@@ -62,6 +63,7 @@ class Ingested:
         feature_dtype, feature_shape, feature_scale: one example's features as stored, and the
             factor a reader multiplies them with.
         label_dtype: `int32` for classes, `float32` for a quantity.
+        members: keyed hashes of the people's ids, where the file is for a block.
     """
 
     digest: str
@@ -74,10 +76,17 @@ class Ingested:
     feature_shape: tuple[int, ...]
     feature_scale: float
     label_dtype: str
+    members: tuple[bytes, ...] | None = None
 
 
 def ingest(
-    manifest: Manifest, source: Path, *, clients: int, directory: Path, limits: Limits = LIMITS
+    manifest: Manifest,
+    source: Path,
+    *,
+    clients: int,
+    directory: Path,
+    limits: Limits = LIMITS,
+    member_key: MemberKey | None = None,
 ) -> Ingested:
     """Read, check, group by client and seal one file.
 
@@ -88,6 +97,7 @@ def ingest(
         directory: parent of all dataset versions; the version lands in `directory/<digest>`. The
             same content lands in the same place, so a repeated call is harmless.
         limits: ceilings on the file.
+        member_key: hashes the people's ids, for a block.
 
     Raises:
         Refused: `invalid_request` or `too_large`; every error names `manifest.…` or `source`.
@@ -111,7 +121,10 @@ def ingest(
             records, rows = test
             public = _write(version / "test", records, rows, _one(len(rows)), manifest)
         digest = _digest(_digest_key(directory.parent / KEY_FILE), manifest, trained, public)
-        return _ingested(digest, _publish(version, directory / digest), trained, public)
+        made = _ingested(digest, _publish(version, directory / digest), trained, public)
+        if member_key is None:
+            return made
+        return replace(made, members=_members(content.records, people, member_key))
 
 
 def _check_manifest(manifest: Manifest) -> None:
@@ -151,6 +164,14 @@ def _grouped(records: Records, people: Codes, most: int) -> tuple[Codes, Codes]:
     _, starts, sizes = np.unique(records.client[order], return_index=True, return_counts=True)
     place = np.arange(len(order)) - np.repeat(starts, sizes)
     return order[place < most], np.minimum(sizes, most).astype(np.int64)
+
+
+def _members(records: Records, people: Codes, key: MemberKey) -> tuple[bytes, ...]:
+    """Keyed hashes of the private people; a reader that keeps no ids cannot prove anything."""
+    if records.ids is None:
+        raise invalid("manifest.block", "needs a format that tells whose record is whose")
+    ids = records.ids
+    return key.hashes(ids[int(code)] for code in np.unique(records.client[people]))
 
 
 def _check_clients(found: int, declared: int) -> None:

@@ -75,7 +75,8 @@ def read(path: Path, manifest: Manifest, scratch: Path, limits: Limits) -> Sourc
     features = np.memmap(spool, np.float32, "r", shape=(count, len(layout.features)))
     test = None if layout.test is None else np.asarray(columns.test, dtype=np.bool_)
     label = np.asarray(columns.label, dtype=np.float64)
-    return Source(Records((features,), label, _ranks(columns), test))
+    ids, ranks = _ranks(columns)
+    return Source(Records((features,), label, ranks, test, ids))
 
 
 def _layout(header: list[str], manifest: Manifest) -> _Layout:
@@ -181,9 +182,9 @@ def _number(cell: str, row: int, at: str) -> float:
         raise invalid(at, f"is not a number in row {row}") from None
 
 
-def _ranks(columns: _Columns) -> Codes:
+def _ranks(columns: _Columns) -> tuple[list[str], Codes]:
     """First-come codes → ranks among the sorted ids, so that row order cannot change the store."""
     ids = list(columns.client_codes)
     rank = np.empty(len(ids), np.int64)
     rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return rank[np.asarray(columns.client, dtype=np.int64)]
+    return sorted(ids), rank[np.asarray(columns.client, dtype=np.int64)]

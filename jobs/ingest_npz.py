@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -138,11 +138,13 @@ def read(path: Path, manifest: Manifest, scratch: Path, limits: Limits) -> Sourc
         if manifest.test is not None:
             test = _vector(opened, manifest.test, "manifest.test", _WHOLE)
         _same_rows([*features, label, client, *([test] if test else [])])
+        ids, ranks = _ranks(opened.unpack(client))
         records = Records(
             tuple(opened.unpack(member) for member in features),
             opened.unpack(label),
-            _ranks(opened.unpack(client)),
+            ranks,
             None if test is None else _mask(opened.unpack(test)),
+            ids,
         )
         return Source(records, _public_test(opened, manifest, features))
 
@@ -238,10 +240,10 @@ def _public_test(archive: _Archive, manifest: Manifest, features: list[_Member])
     return Records((archive.unpack(member),), archive.unpack(label), everybody)
 
 
-def _ranks(ids: Array) -> Codes:
-    """Each row's client as its rank among the sorted ids."""
-    _, ranks = np.unique(np.asarray(ids), return_inverse=True)
-    return ranks.astype(np.int64, copy=False)
+def _ranks(ids: Array) -> tuple[list[Any], Codes]:
+    """The sorted ids, and each row's client as its rank among them."""
+    unique, ranks = np.unique(np.asarray(ids), return_inverse=True)
+    return unique.tolist(), ranks.astype(np.int64, copy=False)
 
 
 def _mask(flags: Array) -> Mask:

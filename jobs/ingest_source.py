@@ -6,6 +6,7 @@ declared size, and no message may show a value of a record: an owner sees row nu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -53,12 +54,14 @@ class Records:
         client: rank of the row's client among the sorted client ids; one stand-in for all public
             test records that come as arrays of their own.
         test: True where the row belongs to the public test split; None without such a column.
+        ids: the client ids by rank; None where the reader keeps none.
     """
 
     features: tuple[Array, ...]
     label: Array
     client: Codes
     test: Mask | None = None
+    ids: Sequence[Any] | None = None
 
     @property
     def rows(self) -> int:

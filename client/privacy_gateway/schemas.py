@@ -74,7 +74,11 @@ class ModelChoice(Strict):
 
 
 class JobRequest(Strict):
-    """What a researcher asks for. The privacy price follows from it and the population's size."""
+    """What a researcher asks for. The privacy price follows from it and the population's size.
+
+    `project` names a piece of work whose share of the budget the job draws on besides; one has to
+    be a member of it.
+    """
 
     dataset: Identifier
     kind: Literal["train", "evaluate", "query"] = "train"
@@ -96,6 +100,7 @@ class JobRequest(Strict):
         "receipt",
     )
     mock: bool = False
+    project: Identifier | None = None
 
 
 class QuoteRequest(Strict):
@@ -128,7 +133,10 @@ class NewUser(Strict):
 
 
 class NewPopulation(Strict):
-    """Body of `POST /v1/populations`: the people, and the budget (ε, δ) that protects them."""
+    """Body of `POST /v1/populations`: the people, and the budget (ε, δ) that protects them.
+
+    With `second_person`, a raise of the budget needs the approval of another owner or admin.
+    """
 
     name: Name
     privacy_unit: Name
@@ -136,6 +144,7 @@ class NewPopulation(Strict):
     epsilon: Annotated[float, Field(gt=0, le=1e4)]
     delta: Annotated[float, Field(ge=1e-12, le=1e-3)]
     reason: Name = "opened"
+    second_person: bool = False
 
 
 class Grant(Strict):
@@ -151,8 +160,37 @@ class Reason(Strict):
     reason: Name
 
 
+class NewBlock(Strict):
+    """Body of `POST /v1/populations/{id}/blocks`: people who are in no other block."""
+
+    name: Identifier
+    clients: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    reason: Name
+
+
+class NewProject(Strict):
+    """Body of `POST /v1/projects`."""
+
+    name: Identifier
+    title: Name
+
+
+class SecondPerson(Strict):
+    """Body of `PUT /v1/populations/{id}/second-person`."""
+
+    needed: bool
+    reason: Name
+
+
+class Decide(Strict):
+    """Body of `POST /v1/proposals/{id}/decision`; only the proposer withdraws, never approves."""
+
+    decision: Literal["approve", "reject", "withdraw"]
+    note: Annotated[str, Field(max_length=2000)] = ""
+
+
 class QuotaRequest(Strict):
-    """Body of `PUT /v1/populations/{id}/quotas/{researcher}`."""
+    """Body of `PUT /v1/populations/{id}/quotas/{researcher}` and `…/project-quotas/{project}`."""
 
     epsilon: Annotated[float, Field(gt=0, le=1e4)]
 
@@ -171,6 +209,8 @@ class Manifest(Strict):
     `features` and `label` name arrays (NPZ) or columns (CSV). `client` names the column with the
     privacy unit's id. `test` names a 0/1 column that marks public test records, or a mapping of
     separate public test arrays. `examples_per_client` is the public cap on one client's records.
+    `block` names people of the population who are in no other block: jobs on the file then count
+    for them alone. Their ids are compared as keyed hashes; without it, jobs count for everybody.
     """
 
     name: Name
@@ -185,6 +225,7 @@ class Manifest(Strict):
     test_label: Name | None = None
     examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    block: Identifier | None = None
     tags: Annotated[tuple[Name, ...], Field(strict=False, max_length=50)] = ()
 
 
