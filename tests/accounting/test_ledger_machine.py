@@ -162,9 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         before = one.charged, one.reserved
         job = self.new_job()
         with self.session() as session:
-            self.pair.reserve(
-                session, job, self.population(where), "usr_bob", PRICES[which], rounds, NOW
-            )
+            self.pair.reserve(session, job, where, "usr_bob", PRICES[which], rounds, NOW)
             self.pair.void(session, job)
         now = balance(self.database, where)
         assert (now.charged, now.reserved) == before

@@ -21,6 +21,8 @@ ZERO = (0,) * len(ORDERS)
 PICO, NANO, FEMTO = 10**12, 10**9, 10**15
 INT64_MAX = 2**63 - 1
 MOST_EPSILON_NANO = 10**4 * NANO
+# Correlated noise: paid at once, never given back.
+WHOLE = ("tree_gaussian", "banded_gaussian")
 
 Vector = tuple[int, ...]
 
@@ -254,8 +256,10 @@ class Population:
         """Do what an entry says was done; the caller compares what is left behind."""
         kind, job = leaf["kind"], leaf.get("job")
         if kind == "reserve":
-            price, tree = tuple(leaf["per_round"]), leaf["mechanism"]["kind"] == "tree_gaussian"
-            return self.reserve(job, leaf["researcher"], price, leaf["rounds"], whole=tree, lease=0)
+            price, whole = tuple(leaf["per_round"]), leaf["mechanism"]["kind"] in WHOLE
+            return self.reserve(
+                job, leaf["researcher"], price, leaf["rounds"], whole=whole, lease=0
+            )
         if kind == "charge":
             block = (leaf["round_first"], leaf["rounds"], leaf["attempt"], leaf["fence"])
             return self.charge(job, *block)
