@@ -1,8 +1,9 @@
 """The terms of a budget: orders, weights, ε and δ, frozen when a population is opened.
 
-Everything the filter compares against follows from these terms by exact arithmetic, so an auditor
-can rebuild the limits from the opening entry alone. A raise of ε shifts all limits and never
-touches weights or δ.
+Two filters: `rdp`, the weighted one for every mechanism, and `gdp`, exact for unsampled Gaussians
+and for nothing else. Everything the filter compares against follows from these terms by exact
+arithmetic, so an auditor can rebuild the limits from the opening entry alone. A raise of ε shifts
+all limits and never touches weights or δ.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from accounting.errors import invalid
-from accounting.mechanism import MAX_CLIENTS, check_count, check_number
-from privacy_gateway import rdp
+from accounting.mechanism import MAX_CLIENTS, Mechanism, check_count, check_number
+from privacy_gateway import gdp, rdp
 
+Filter = Literal["rdp", "gdp"]
+
+# Which field of a request made the mechanism what it is.
+_CHOSEN_BY: Final = {
+    "poisson_gaussian": "sampling",
+    "fixed_size_gaussian": "sampling",
+    "tree_gaussian": "algorithm.name",
+    "banded_gaussian": "algorithm.name",
+    "adaptive_clipping_gaussian": "algorithm.clip_norm",
+}
 MIN_DELTA: Final = 1e-12
 MAX_DELTA: Final = 1e-3
 MAX_EPSILON: Final = 1e4
@@ -40,6 +51,11 @@ class Terms:
     orders: tuple[float, ...] = rdp.ORDERS
 
     @property
+    def filter(self) -> Filter:
+        """Which rule admits; frozen with the weights, which say it."""
+        return "gdp" if gdp.chosen(self.weights) else "rdp"
+
+    @property
     def epsilon(self) -> float:
         """ε as a double, for people."""
         return self.epsilon_nano / rdp.NANO
@@ -54,17 +70,33 @@ class Terms:
         total = self.epsilon_nano + epsilon_nano
         if not 0 < total <= round(MAX_EPSILON * rdp.NANO):
             raise invalid("epsilon", f"the total must stay within {MAX_EPSILON:g}")
-        limits = rdp.limits(total, self.delta, self.weights, self.orders)
+        limits = gdp.limits_of(total, self.delta, self.weights, self.orders)
         return replace(self, epsilon_nano=total, limits=limits)
+
+    def check_mechanism(self, mechanism: Mechanism) -> None:
+        """Refuse what the filter cannot add up.
+
+        Raises:
+            Refused: `invalid_request` naming the field that chose the mechanism.
+        """
+        if self.filter == "gdp" and mechanism.kind not in gdp.KINDS:
+            raise invalid(
+                _CHOSEN_BY[mechanism.kind],
+                f"this population's budget pays for unsampled Gaussians alone (filter gdp), not "
+                f"for {mechanism.kind}",
+                value=mechanism.kind,
+            )
 
     def canonical(self) -> dict[str, Any]:
         """The stored form: integers and strings only."""
-        return {
+        form: dict[str, Any] = {
             "epsilon_nano": self.epsilon_nano,
             "delta": self.delta,
             "weights": list(self.weights),
             "orders": [f"{order:g}" for order in self.orders],
         }
+        # Entries written before there was a choice say nothing, and mean the weighted filter.
+        return form if self.filter == "rdp" else form | {"filter": self.filter}
 
 
 def terms_of(
@@ -73,6 +105,7 @@ def terms_of(
     weights: Sequence[int] | None = None,
     *,
     orders: Sequence[float] = rdp.ORDERS,
+    filter: Filter = "rdp",  # noqa: A002 - the owner's own word for it
 ) -> Terms:
     """Terms with default or given weights.
 
@@ -82,13 +115,18 @@ def terms_of(
         weights: shares in units of 1e-15, one an order, sum at most 1e15; the owner's choice at
             creation only.
         orders: the grid, for analysis; the ledger stores the house grid.
+        filter: `rdp` for any mechanism, `gdp` for unsampled Gaussians alone.
 
     Raises:
-        Refused: `invalid_request` naming `epsilon`, `delta` or `weights`.
+        Refused: `invalid_request` naming `epsilon`, `delta`, `weights` or `filter`.
     """
+    if filter not in get_args(Filter):
+        raise invalid("filter", "must be rdp or gdp", value=filter)
     if type(epsilon_nano) is not int or not 0 < epsilon_nano <= round(MAX_EPSILON * rdp.NANO):
         raise invalid("epsilon", f"must be above 0 and at most {MAX_EPSILON:g}")
     text = repr(check_number("delta", delta, MIN_DELTA, MAX_DELTA))
+    if filter == "gdp":
+        return _gdp_terms(epsilon_nano, text, weights)
     grid = tuple(float(order) for order in orders)
     chosen = rdp.default_weights(epsilon_nano, text, grid) if weights is None else tuple(weights)
     _check_weights(chosen, len(grid))
@@ -131,6 +169,16 @@ def check_delta(delta: float, clients: int) -> float:
     """
     check_count("clients", clients, MAX_CLIENTS)
     return check_number("delta", delta, MIN_DELTA, min(MAX_DELTA, 1.0 / (10.0 * clients)))
+
+
+def _gdp_terms(epsilon_nano: int, delta: str, weights: Sequence[int] | None) -> Terms:
+    """The exact filter has one coordinate, so there is no δ to share out."""
+    if weights is not None:
+        raise invalid("weights", "belong to the filter rdp alone")
+    limits = gdp.limits(epsilon_nano, delta)
+    if max(limits) < 1:
+        raise invalid("epsilon", "is too small for this delta: there is no room at all")
+    return Terms(epsilon_nano, delta, gdp.WEIGHTS, limits)
 
 
 def _check_weights(weights: tuple[int, ...], orders: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from accounting import filter as admission
 from accounting.budget import Terms, check_delta, epsilon_nano_of, terms_of
-from accounting.calibrate import how_many_more, max_cohort, max_rounds, min_noise
+from accounting.calibrate import how_many_more, max_cohort, min_noise, most_rounds
 from accounting.curve import ENGINE, price, standalone_epsilon, standalone_epsilon_pld
 from accounting.plan import TrainingPlan
 from privacy_gateway import rdp
@@ -25,7 +25,7 @@ class Fit:
     Attributes:
         epsilon: ε of the budget.
         jobs: how many such jobs it admits.
-        most_rounds: of this mechanism in one job; 0 when not one fits.
+        most_rounds: of one such job; 0 when not one fits.
         least_noise: at which the plan fits; None when none is enough.
         largest_cohort: at which the plan fits; None when not even one client.
     """
@@ -125,7 +125,7 @@ def _fit(budget: EmptyBudget, plan: TrainingPlan) -> Fit:
     return Fit(
         epsilon=budget.terms.epsilon,
         jobs=how_many_more(budget, price(mechanism), plan.charge_units),
-        most_rounds=max_rounds(budget, mechanism),
+        most_rounds=most_rounds(budget, plan),
         least_noise=min_noise(budget, plan),
         largest_cohort=max_cohort(budget, plan),
     )

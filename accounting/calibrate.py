@@ -33,45 +33,66 @@ class Account(Protocol):
     def reserved(self) -> tuple[int, ...]: ...
 
 
-def admits(
-    account: Account, mechanism: Mechanism, units: int, *, quota: Account | None = None
-) -> bool:
+Shares = Account | Sequence[Account] | None
+"""A quota besides the budget, several of them, or none."""
+
+
+def admits(account: Account, mechanism: Mechanism, units: int, *, quota: Shares = None) -> bool:
     """Whether `units` of the mechanism would be admitted now; False for a refused price."""
     try:
         cost = price(mechanism).total(units)
     except Refused:
         return False
-    return _fits(account, cost) and (quota is None or _fits(quota, cost))
+    return all(_fits(part, cost) for part in _parts(account, quota))
 
 
-def max_rounds(account: Account, mechanism: Mechanism, *, quota: Account | None = None) -> int:
+def max_rounds(account: Account, mechanism: Mechanism, *, quota: Shares = None) -> int:
     """Most charge units that fit, closed form; 0 when not even one does."""
     per_round = price(mechanism).per_round
     most = min(
         MAX_ROUNDS,
         rdp.INT64_MAX // max(per_round),
-        _most(account, per_round),
-        MAX_ROUNDS if quota is None else _most(quota, per_round),
+        *(_most(part, per_round) for part in _parts(account, quota)),
     )
     return max(0, most)
 
 
-def how_many_more(
-    account: Account, cost: Price, rounds: int, *, quota: Account | None = None
-) -> int:
+def most_rounds(account: Account, plan: TrainingPlan, *, quota: Shares = None) -> int:
+    """Most rounds of a plan that fit; 0 when not even the shortest such plan does.
+
+    Where the noise of a round is its own this is `max_rounds`; a tree or banded matrix is charged
+    whole, so the rounds are searched for.
+    """
+    if not plan.mechanism.whole:
+        return max_rounds(account, plan.mechanism, quota=quota)
+    least = plan.bands or 1
+
+    def quick(step: int) -> bool:
+        return _quick(account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step))
+
+    def proven(step: int) -> bool:
+        return 0 <= step <= MAX_ROUNDS - least and _proven(
+            account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step)
+        )
+
+    found = _least(quick, proven, 0, MAX_ROUNDS - least)
+    return 0 if found is None else MAX_ROUNDS - found
+
+
+def how_many_more(account: Account, cost: Price, rounds: int, *, quota: Shares = None) -> int:
     """How many more jobs of `rounds` charge units at this price fit; 0 when none."""
     try:
         total = cost.total(rounds)
     except Refused:
         return 0
-    return min(_most(account, total), _most(quota, total) if quota else rdp.INT64_MAX)
+    return min(_most(part, total) for part in _parts(account, quota))
 
 
 def min_noise(
     account: Account,
     plan: TrainingPlan,
     *,
-    quota: Account | None = None,
+    quota: Shares = None,
     least: float = MIN_NOISE,
 ) -> float | None:
     """Least noise multiplier, on a grid of 1e-4, at which the plan is admitted.
@@ -79,7 +100,7 @@ def min_noise(
     Args:
         account: the budget.
         plan: everything but the noise.
-        quota: the researcher's share, when there is one.
+        quota: the shares of researcher and project, where they are set.
         least: floor below which no answer is given.
 
     Returns:
@@ -103,7 +124,7 @@ def min_noise(
     return None if found is None else found / NOISE_STEPS_PER_UNIT
 
 
-def max_cohort(account: Account, plan: TrainingPlan, *, quota: Account | None = None) -> int | None:
+def max_cohort(account: Account, plan: TrainingPlan, *, quota: Shares = None) -> int | None:
     """Largest expected cohort at which the plan is admitted, or None when not even one client.
 
     Without sampling (and for trees) the cohort is no free number: the plan's own or None.
@@ -157,16 +178,14 @@ def _least(
     return low
 
 
-def _quick(account: Account, quota: Account | None, make: Callable[[], TrainingPlan]) -> bool:
+def _quick(account: Account, quota: Shares, make: Callable[[], TrainingPlan]) -> bool:
     """The independent engine alone, at the orders that have room; a refused plan does not fit."""
     try:
         plan = make()
     except Refused:
         return False
     mechanism, units = plan.mechanism.canonical(), plan.charge_units
-    return all(
-        _quick_fits(_room(part), mechanism, units) for part in (account, quota) if part is not None
-    )
+    return all(_quick_fits(_room(part), mechanism, units) for part in _parts(account, quota))
 
 
 def _quick_fits(room: Sequence[int], mechanism: dict[str, object], units: int) -> bool:
@@ -177,12 +196,19 @@ def _quick_fits(room: Sequence[int], mechanism: dict[str, object], units: int) -
     )
 
 
-def _proven(account: Account, quota: Account | None, make: Callable[[], TrainingPlan]) -> bool:
+def _proven(account: Account, quota: Shares, make: Callable[[], TrainingPlan]) -> bool:
     try:
         plan = make()
     except Refused:
         return False
     return admits(account, plan.mechanism, plan.charge_units, quota=quota)
+
+
+def _parts(account: Account, quota: Shares) -> tuple[Account, ...]:
+    """Everything that has to have room."""
+    if quota is None:
+        return (account,)
+    return (account, *quota) if isinstance(quota, Sequence) else (account, quota)
 
 
 def _fits(account: Account, cost: Sequence[int]) -> bool:

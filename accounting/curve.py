@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from accounting import optimum
 from accounting.errors import price_disagreement, price_overflow
 from accounting.mechanism import MAX_ROUNDS, Mechanism, check_count
-from privacy_gateway import rdp
+from privacy_gateway import gdp, rdp
 
 ENGINE: Final = f"dp-accounting {version('dp-accounting')}"
 RELATIVE_TOLERANCE: Final = 1e-6
 # A tenth of the currency's unit: dp-accounting sums around 1 and keeps no digits below 1e-15.
 ABSOLUTE_TOLERANCE: Final = 1e-13
+_POISSON: Final = ("poisson_gaussian", "adaptive_clipping_gaussian", "banded_gaussian")
 # A PLD at very large ε takes gigabytes; nobody needs the second figure there.
 PLD_MAX_EPSILON: Final = 60.0
 
@@ -86,6 +87,10 @@ def price(mechanism: Mechanism) -> Price:
         costs = tuple(rdp.ceil_pico(max(a, b)) for a, b in zip(first, second, strict=True))
     except OverflowError as error:
         raise price_overflow(str(error)) from error
+    if mechanism.kind == "gaussian":
+        # The last digit of a double may lie below the true value; a GDP budget sums exact ones.
+        exact = gdp.exact_costs(mechanism.noise_multiplier)
+        costs = tuple(max(a, b) for a, b in zip(costs, exact, strict=True))
     return Price(mechanism, costs)
 
 
@@ -98,14 +103,15 @@ def agree(first: float, second: float) -> bool:
 
 def authoritative(mechanism: Mechanism) -> tuple[float, ...]:
     """The first engine's curve on `rdp.ORDERS`, nats per charge unit."""
-    sampled = mechanism.kind in ("poisson_gaussian", "adaptive_clipping_gaussian")
+    sampled = mechanism.kind in _POISSON
     if not sampled or mechanism.sampling_rate == 1.0:
         return _divergences(mechanism, rdp.ORDERS)
     whole = [order for order in rdp.ORDERS if order.is_integer()]
     values = dict(zip(whole, _divergences(mechanism, whole), strict=True))
     q, z = mechanism.sampling_rate, mechanism.noise_multiplier
     return tuple(
-        values[order] if order in values else _quadrature(q, z, order) for order in rdp.ORDERS
+        values[order] if order in values else mechanism.participations * _quadrature(q, z, order)
+        for order in rdp.ORDERS
     )
 
 

@@ -3,7 +3,8 @@
 Admit iff some order a has charged(a) + reserved(a) + new(a) ≤ B(a). The limits hold shares w_a δ
 with Σ w_a ≤ 1: split the transcripts by an order that is still satisfied; on each part the process
 equals one halted before that order's limit, which is (ε, w_a δ)-DP; sum. With the full δ at every
-order the same rule would let δ grow up to |orders| times. This module must never see a float.
+order the same rule would let δ grow up to |orders| times. A budget with the GDP filter disables all
+orders but one and lives by the same rule. This module must never see a float.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from accounting.budget import Terms
 from accounting.errors import price_overflow
-from privacy_gateway import rdp
+from privacy_gateway import gdp, rdp
 
 Vector = tuple[int, ...]
 
@@ -77,7 +78,7 @@ def room(limits: Sequence[int], charged: Sequence[int], reserved: Sequence[int])
 
 def epsilon_spent_nano(terms: Terms, spent: Sequence[int]) -> int:
     """The odometer in units of 1e-9, rounded up; 0 for an untouched budget."""
-    return rdp.epsilon_spent(terms.epsilon_nano, terms.limits, spent)
+    return gdp.spent_of(terms.epsilon_nano, terms.delta, terms.weights, terms.limits, spent)
 
 
 def epsilon_remaining_nano(terms: Terms, spent: Sequence[int]) -> int:

@@ -21,7 +21,7 @@ from accounting.budget import Terms
 from accounting.filter import Vector, zero
 from accounting.quotas import Kind, QuotaBalance
 from accounting.tables import ENTRY, RESERVATION
-from privacy_gateway import rdp
+from privacy_gateway import gdp
 
 _ROUNDS = (
     sa.select(
@@ -113,5 +113,5 @@ def _terms(
         leaf: dict[str, Any] = json.loads(text)
         kind: Kind = "project" if "project" in leaf else "researcher"
         epsilon_nano, weights = leaf["quota"]["epsilon_nano"], tuple(leaf["quota"]["weights"])
-        limits = rdp.limits(epsilon_nano, delta, weights)
+        limits = gdp.limits_of(epsilon_nano, delta, weights)
         yield kind, leaf[kind], Terms(epsilon_nano, delta, weights, limits)

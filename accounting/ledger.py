@@ -72,11 +72,14 @@ __all__ = [
 class Charge:
     """What a charge took: fewer rounds than asked for when the reservation ran out.
 
-    `entry` is None when nothing was left and nothing was written.
+    `entry` is None when nothing was left and nothing was written. `whole` says that the mechanism
+    is charged at once and without refund (a tree, a banded matrix): `rounds_charged` then counts
+    its charge units, and every round of the job is paid for.
     """
 
     rounds_charged: int
     entry: Entry | None
+    whole: bool = False
 
 
 def reserve(
@@ -109,8 +112,10 @@ def reserve(
         block: whom the job is about; everybody when None.
 
     Raises:
-        Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or `conflict`
-            when the job already has a reservation or the balance has moved.
+        Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`;
+            `invalid_request` for a mechanism that was priced for other people or that this
+            population's filter cannot add up; `conflict` when the job already has a reservation
+            or the balance has moved.
     """
     purse = reservations.purse(session, balance, researcher_id, project, block)
     drawn = reservations.affordable(purse, price, rounds)
@@ -199,7 +204,7 @@ def charge(
     ) | {"round_first": round_first, "attempt": attempt, "fence": fence}
     body |= drawn.facts()
     entry = posting.post(session, before, drawn.balance, kind="charge", now=now, body=body)
-    return Charge(taken, entry)
+    return Charge(taken, entry, present.whole)
 
 
 def settle(

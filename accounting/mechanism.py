@@ -28,6 +28,7 @@ Kind = Literal[
     "fixed_size_gaussian",
     "tree_gaussian",
     "adaptive_clipping_gaussian",
+    "banded_gaussian",
 ]
 Release = Literal["update", "evaluation", "query"]
 
@@ -36,12 +37,19 @@ MAX_ROUNDS: Final = 10**6
 MIN_NOISE: Final = 0.01
 MAX_NOISE: Final = 1e4
 
-_SAMPLED: Final = ("poisson_gaussian", "fixed_size_gaussian", "adaptive_clipping_gaussian")
+_SAMPLED: Final = (
+    "poisson_gaussian",
+    "fixed_size_gaussian",
+    "adaptive_clipping_gaussian",
+    "banded_gaussian",
+)
+# One correlated noise runs through all their releases: none can be paid for alone.
+WHOLE: Final = ("tree_gaussian", "banded_gaussian")
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """One charge unit: a round, or a whole tree.
+    """One charge unit: a round, a whole tree, or a whole run of a banded matrix.
 
     Attributes:
         kind: which row of the price table applies.
@@ -49,7 +57,8 @@ class Mechanism:
             adaptive clipping the joint one of update and clip count together.
         clients: public size N of the population; 0 where the price does not depend on it.
         clients_per_round: expected (Poisson) or exact (fixed size) cohort; 0 likewise.
-        steps: releases from one tree; 0 for other kinds.
+        steps: releases from one tree or banded matrix; 0 for other kinds.
+        bands: b of a banded matrix, which splits the clients into b groups; 0 for other kinds.
         clip_count_noise: σ_b of the clipped-fraction query, adaptive clipping only.
         release: what is released; an evaluation on private clients is an event of its own.
 
@@ -64,6 +73,7 @@ class Mechanism:
     steps: int = 0
     clip_count_noise: float | None = None
     release: Release = "update"
+    bands: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or self.release not in get_args(Release):
@@ -74,20 +84,24 @@ class Mechanism:
         if self.kind in _SAMPLED:
             check_count("clients", self.clients, MAX_CLIENTS)
             check_count("clients_per_round", self.clients_per_round, self.clients)
-        if self.kind == "tree_gaussian":
+        if self.kind in WHOLE:
             check_count("steps", self.steps, MAX_ROUNDS)
+        if self.kind == "banded_gaussian":
+            self._check_bands()
         if self.kind == "adaptive_clipping_gaussian":
             update_noise(self.noise_multiplier, self.clip_count_noise)
 
     @property
     def whole(self) -> bool:
         """Whether the mechanism is charged in full at its start, without refund."""
-        return self.kind == "tree_gaussian"
+        return self.kind in WHOLE
 
     @property
     def sampling_rate(self) -> float:
-        """Rate q in (0, 1]; 1 where nothing is sampled."""
-        return self.clients_per_round / self.clients if self.kind in _SAMPLED else 1.0
+        """Rate q in (0, 1]; 1 where nothing is sampled. Within a group of a banded matrix."""
+        if self.kind not in _SAMPLED:
+            return 1.0
+        return self.clients_per_round * max(1, self.bands) / self.clients
 
     def canonical(self) -> dict[str, Any]:
         """The stored form: integers and strings, members of this kind only."""
@@ -98,8 +112,10 @@ class Mechanism:
         }
         if self.kind in _SAMPLED:
             form |= {"clients": self.clients, "clients_per_round": self.clients_per_round}
-        if self.kind == "tree_gaussian":
+        if self.kind in WHOLE:
             form["steps"] = self.steps
+        if self.kind == "banded_gaussian":
+            form["bands"] = self.bands
         if self.clip_count_noise is not None:
             form["clip_count_noise"] = repr(self.clip_count_noise)
         return form
@@ -131,12 +147,25 @@ class Mechanism:
                 self.clients_per_round,
                 dp_accounting.GaussianDpEvent(self.noise_multiplier / 2.0),
             )
-        return dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+        sampled = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+        if self.kind == "banded_gaussian":
+            return dp_accounting.SelfComposedDpEvent(sampled, self.participations)
+        return sampled
+
+    @property
+    def participations(self) -> int:
+        """How often one client's data can enter one charge unit."""
+        return banded_rounds(self.steps, self.bands) if self.kind == "banded_gaussian" else 1
 
     def composed_event(self, rounds: int) -> dp_accounting.DpEvent:
         """The event of `rounds` charge units."""
         check_count("rounds", rounds, MAX_ROUNDS)
         return dp_accounting.SelfComposedDpEvent(self.dp_event(), rounds)
+
+    def _check_bands(self) -> None:
+        check_count("bands", self.bands, self.steps)
+        # Each of the b groups holds N/b clients, and a cohort is drawn from one group.
+        check_count("clients_per_round", self.clients_per_round, self.clients // self.bands)
 
 
 @lru_cache(maxsize=4096)

@@ -14,15 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import filter as admission
 from accounting import blocks, history, posting
+from accounting import filter as admission
 from accounting.blocks import Block
 from accounting.posting import Balance
 from accounting.quotas import QuotaBalance, quotas
 from accounting.report import nonadaptive_epsilons
 from accounting.tables import ENTRY, RESERVATION
 from kit.clock import micros
-from privacy_gateway import rdp
+from privacy_gateway import gdp, rdp
 from privacy_gateway.errors import Refused
 
 
@@ -124,7 +124,7 @@ def _past(session: Session, now: Balance, at: datetime) -> Balance:
         raise Refused("not_found", f"population {now.population_id} was not open at that time")
     left: dict[str, Any] = json.loads(row.leaf)["balance"]
     terms = now.terms
-    limits = rdp.limits(left["epsilon_nano"], terms.delta, terms.weights)
+    limits = gdp.limits_of(left["epsilon_nano"], terms.delta, terms.weights)
     return replace(
         now,
         terms=replace(terms, epsilon_nano=left["epsilon_nano"], limits=limits),

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from accounting import filter as admission
 from accounting import posting
-from accounting.budget import check_delta, epsilon_nano_of, terms_of
+from accounting.budget import Filter, check_delta, epsilon_nano_of, terms_of
 from accounting.curve import Price
 from accounting.errors import conflict, invalid
 from accounting.mechanism import MAX_CLIENTS, check_count
@@ -38,6 +38,7 @@ def open_population(
     reason: str = "opened",
     weights: tuple[int, ...] | None = None,
     second_person: bool = False,
+    filter: Filter = "rdp",  # noqa: A002 - the owner's own word for it
 ) -> Balance:
     """Open the budget of a group of people and freeze its terms.
 
@@ -54,12 +55,13 @@ def open_population(
         reason: shown in the ledger.
         weights: shares of δ in units of 1e-15; the default weights when None.
         second_person: whether a raise of ε needs somebody else's approval.
+        filter: `rdp` for any mechanism; `gdp`, exact, for unsampled Gaussians and nothing else.
 
     Raises:
-        Refused: `invalid_request` naming `clients`, `epsilon`, `delta` or `weights`.
+        Refused: `invalid_request` naming `clients`, `epsilon`, `delta`, `weights` or `filter`.
     """
     check_count("clients", clients, MAX_CLIENTS)
-    terms = terms_of(epsilon_nano_of(epsilon), check_delta(delta, clients), weights)
+    terms = terms_of(epsilon_nano_of(epsilon), check_delta(delta, clients), weights, filter=filter)
     first = Balance(
         population_id=population_id,
         terms=terms,

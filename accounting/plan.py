@@ -24,6 +24,7 @@ from accounting.mechanism import (
 from privacy_gateway.schemas import JobRequest
 
 Sampling = Literal["poisson", "fixed_size", "none"]
+Cohort = Literal["secret", "visible"]
 
 MAX_CLIP_NORM: Final = 1e6
 # Far below, one step of the engine's grid C/2²⁰ is no double any more and nothing is clipped.
@@ -48,8 +49,11 @@ class TrainingPlan:
         noise_multiplier: z; noise of standard deviation z·C on the sum.
         sampling: how a cohort is drawn.
         clip_norm: C, or None for adaptive clipping.
-        algorithm: name of the algorithm; `dp_ftrl` is priced as a tree.
+        algorithm: name of the algorithm; `dp_ftrl` is priced as a tree, or as a banded matrix.
         release: what a round releases.
+        cohort: `visible` where anybody untrusted learns who was drawn; then sampling hides nobody
+            and every round is priced as if all took part (q = 1).
+        bands: b of the banded matrix mechanism that `dp_ftrl` uses instead of a tree.
 
     Raises:
         Refused: `invalid_request` naming the field, from the constructor.
@@ -63,6 +67,8 @@ class TrainingPlan:
     clip_norm: float | None = 1.0
     algorithm: str = "dp_fedavg"
     release: Release = "update"
+    cohort: Cohort = "secret"
+    bands: int | None = None
 
     def __post_init__(self) -> None:
         check_count("clients", self.population_clients, MAX_CLIENTS)
@@ -79,24 +85,25 @@ class TrainingPlan:
     def mechanism(self) -> Mechanism:
         """One charge unit of this plan."""
         kind = self._kind
+        sampled = kind not in ("gaussian", "tree_gaussian")
+        size = self.population_clients if self.cohort == "visible" else self.clients_per_round
         return Mechanism(
             kind=kind,
             noise_multiplier=self.noise_multiplier,
-            clients=0 if kind in ("gaussian", "tree_gaussian") else self.population_clients,
-            clients_per_round=0
-            if kind in ("gaussian", "tree_gaussian")
-            else self.clients_per_round,
-            steps=min(self.rounds, self._steps_per_tree) if kind == "tree_gaussian" else 0,
+            clients=self.population_clients if sampled else 0,
+            clients_per_round=size if sampled else 0,
+            steps=self._steps,
             clip_count_noise=self.clip_count_noise,
             release=self.release,
+            bands=self.bands or 0,
         )
 
     @property
     def charge_units(self) -> int:
-        """How many mechanisms the whole plan costs: rounds, or trees."""
+        """How many mechanisms the whole plan costs: rounds, trees, or one banded matrix."""
         if self._kind == "tree_gaussian":
             return -(-self.rounds // self._steps_per_tree)
-        return self.rounds
+        return 1 if self._kind == "banded_gaussian" else self.rounds
 
     @property
     def clip_count_noise(self) -> float | None:
@@ -148,9 +155,11 @@ class TrainingPlan:
     @property
     def _kind(self) -> Kind:
         if self.algorithm == "dp_ftrl":
-            return "tree_gaussian"
+            return "tree_gaussian" if self.bands is None else "banded_gaussian"
         if self.clip_norm is None:
             return "adaptive_clipping_gaussian"
+        if self.cohort == "visible":
+            return "gaussian"
         if self.sampling == "fixed_size":
             return "fixed_size_gaussian"
         return "gaussian" if self.sampling == "none" else "poisson_gaussian"
@@ -160,14 +169,24 @@ class TrainingPlan:
         """Disjoint cohorts in one pass over the population; a client enters a tree once."""
         return self.population_clients // self.clients_per_round
 
+    @property
+    def _steps(self) -> int:
+        """Releases of one correlated noise; 0 where the noise of each round is its own."""
+        if self._kind == "tree_gaussian":
+            return min(self.rounds, self._steps_per_tree)
+        return self.rounds if self._kind == "banded_gaussian" else 0
+
     def _check_sampling(self) -> None:
         """Combinations that no row of the price table covers are refused, not approximated."""
         if self.sampling not in ("poisson", "fixed_size", "none"):
             raise invalid("sampling", "must be poisson, fixed_size or none", value=self.sampling)
+        if self.cohort not in ("secret", "visible"):
+            raise invalid("cohort", "must be secret or visible", value=self.cohort)
         if self.algorithm == "dp_ftrl":
-            if self.sampling != "none" or self.clip_norm is None:
-                raise invalid("sampling", "dp_ftrl needs sampling none and a fixed clip norm")
+            self._check_ftrl()
             return
+        if self.bands is not None:
+            raise invalid("bands", "belong to dp_ftrl alone", value=self.bands)
         if self.sampling == "none" and self.clients_per_round != self.population_clients:
             raise invalid(
                 "clients_per_round",
@@ -180,14 +199,33 @@ class TrainingPlan:
                 raise invalid("algorithm.clip_norm", "adaptive clipping needs poisson sampling")
             update_noise(self.noise_multiplier, self.clip_count_noise)
 
+    def _check_ftrl(self) -> None:
+        """A tree takes the clients in disjoint cohorts; a banded matrix samples within groups."""
+        if self.clip_norm is None:
+            raise invalid("algorithm.clip_norm", "dp_ftrl needs a fixed clip norm")
+        if self.bands is None:
+            if self.sampling != "none":
+                raise invalid("sampling", "dp_ftrl needs sampling none", value=self.sampling)
+            return
+        if self.sampling != "poisson" or self.cohort == "visible":
+            raise invalid("sampling", "a banded matrix needs poisson sampling, and in secret")
+        check_count("bands", self.bands, self.rounds)
+        check_count("clients_per_round", self.clients_per_round, self._group)
 
-def plan_of(request: JobRequest, *, clients: int) -> TrainingPlan:
+    @property
+    def _group(self) -> int:
+        """Clients in one of a banded matrix's groups."""
+        return self.population_clients // (self.bands or 1)
+
+
+def plan_of(request: JobRequest, *, clients: int, cohort: Cohort = "secret") -> TrainingPlan:
     """The plan of a request against a population of `clients`.
 
     Args:
         request: a validated request; its numbers are checked again, because a wrong one that
             reaches dp-accounting is priced at zero.
         clients: N from the registry.
+        cohort: whether the data set's owner says that others learn who was drawn.
 
     Raises:
         Refused: `invalid_request` naming the field.
@@ -202,6 +240,7 @@ def plan_of(request: JobRequest, *, clients: int) -> TrainingPlan:
         clip_norm=None if clip_norm == "adaptive" else _check_clip_norm(clip_norm),
         algorithm=request.algorithm.name,
         release=_RELEASES[request.kind],
+        cohort=cohort,
     )
 
 

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 
 from accounting import filter as admission
 from accounting.budget import Terms
-from accounting.errors import conflict
+from accounting.errors import conflict, invalid
+from accounting.mechanism import Mechanism
 from accounting.tables import ENTRY, POPULATION, RESERVATION
 from kit.clock import from_micros, micros
 from privacy_gateway import chain, rdp
@@ -101,6 +102,21 @@ class Balance:
         """Odometer over charged, reserved and `cost`; above ε where it does not fit."""
         total = admission.add(admission.add(self.charged, self.reserved), cost)
         return admission.epsilon_spent_nano(self.terms, total) / rdp.NANO
+
+    def check_mechanism(self, mechanism: Mechanism) -> None:
+        """Refuse a mechanism that was priced for other people, or that this filter cannot add up.
+
+        Raises:
+            Refused: `invalid_request` on `clients`, or on the field that chose the mechanism.
+        """
+        if mechanism.clients not in (0, self.clients):
+            raise invalid(
+                "clients",
+                f"the population has {self.clients} clients, the price is for {mechanism.clients}",
+                value=mechanism.clients,
+                limit=self.clients,
+            )
+        self.terms.check_mechanism(mechanism)
 
     def admits(self, cost: tuple[int, ...]) -> bool:
         """Whether `cost` fits now."""

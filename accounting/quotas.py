@@ -182,7 +182,7 @@ def set_quota(
         Refused: `not_found`; `invalid_request` naming `epsilon`.
     """
     before = posting.lock(session, [population_id])[population_id]
-    terms = terms_of(epsilon_nano_of(epsilon), before.delta)
+    terms = terms_of(epsilon_nano_of(epsilon), before.delta, filter=before.terms.filter)
     present = quota(session, population_id, researcher_id, kind=kind, delta=before.terms.delta)
     store(session, [replace(present, terms=terms)])
     body = {

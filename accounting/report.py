@@ -31,6 +31,7 @@ def mechanism_of(form: Mapping[str, Any]) -> Mechanism:
         steps=int(form.get("steps", 0)),
         clip_count_noise=None if count_noise is None else float(count_noise),
         release=form["release"],
+        bands=int(form.get("bands", 0)),
     )
 
 

@@ -208,12 +208,13 @@ def affordable(purse: Purse, price: Price, rounds: int) -> Drawn:
 
     Raises:
         Refused: `frozen`, `budget_exceeded`, `quota_exceeded`, `price_overflow`, or
-            `invalid_request` on `rounds`.
+            `invalid_request` on `rounds`, `clients`, or what chose the mechanism.
     """
     balance = purse.balance
     if balance.frozen:
         raise frozen(balance.population_id)
     seen = purse.target.seen(balance)
+    seen.check_mechanism(price.mechanism)
     check_count("rounds", rounds, MAX_ROUNDS)
     cost = price.total(rounds)
     admission.add(seen.charged, admission.add(seen.reserved, cost))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from jobs import counter, judgement, keys, situation
+from jobs import counter, judgement, keys, runnable, situation
 from jobs.attempt import Attempt, Outcome, Settled
 from jobs.principal import Principal
 from jobs.refusal import refusal_of
@@ -50,6 +50,7 @@ def submit(
     """
     principal.require("researcher")
     keys.check(idempotency_key)
+    runnable.refuse(request)
     body = request.model_dump(mode="json")
     text = canonical.dumps(body, floats=True)
     request_hash = canonical.digest_of(text)

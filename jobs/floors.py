@@ -1,23 +1,20 @@
-"""What no owner's policy can relax, and what this gateway does not do at all.
+"""What no owner's policy can relax.
 
 A floor is plain arithmetic on public numbers, decided in Python so that a careless policy cannot
-widen it. Floors refuse with code `floor` beside the policy's and the budget's rules; what is not
-built yet is refused as `unsupported` before anything is priced. Neither may ever look at data.
+widen it. Floors refuse with code `floor` beside the policy's and the budget's rules; they may never
+look at data. What the workers cannot run is in `jobs.runnable`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 from jobs.settings import Settings
-from privacy_gateway.errors import FieldError, Refused, invalid
+from privacy_gateway.errors import invalid
 from privacy_gateway.modelspec import Limits
 from privacy_gateway.schemas import Algorithm, JobRequest, Rule
 
 CODE = "floor"
-ALGORITHMS = ("dp_fedavg", "dp_fedsgd", "dp_fedprox")
-OUTPUTS = ("weights", "receipt")
 
 
 def rules(
@@ -54,53 +51,17 @@ def model_limits(settings: Settings) -> Limits:
     return Limits(parameters=settings.maximum_model_parameters)
 
 
-def refuse_unsupported(request: JobRequest) -> None:
-    """Raise for a well-formed request that this gateway cannot run.
+def refuse_proximal_mu(algorithm: Algorithm) -> None:
+    """μ means something to one algorithm only; silently ignored, it would look as if it did.
 
     Raises:
-        Refused: `unsupported`, with every field at fault; `invalid_request` on
-            `algorithm.proximal_mu` where the algorithm needs it, or has no use for it.
+        Refused: `invalid_request` on `algorithm.proximal_mu`.
     """
-    faults = [*_unbuilt(request), *_unbuilt_outputs(request)]
-    if faults:
-        raise Refused("unsupported", f"{faults[0].field}: {faults[0].message}", errors=faults)
-    _refuse_proximal_mu(request.algorithm)
-
-
-def _unbuilt(request: JobRequest) -> Iterator[FieldError]:
-    algorithm = request.algorithm
-    if request.kind != "train":
-        yield FieldError("kind", "only train is built", request.kind)
-    if request.mock:
-        yield FieldError("mock", "mock jobs run on the client's side, in pg.local", True)
-    if request.sampling == "fixed_size":
-        message = "cohorts are drawn by poisson sampling, or whole with none"
-        yield FieldError("sampling", message, request.sampling)
-    if algorithm.name not in ALGORITHMS:
-        message = f"only {_listed(ALGORITHMS)} are built"
-        yield FieldError("algorithm.name", message, algorithm.name)
-    if algorithm.clip_norm == "adaptive":
-        message = "adaptive clipping is not built; give a number"
-        yield FieldError("algorithm.clip_norm", message, "adaptive")
-
-
-def _unbuilt_outputs(request: JobRequest) -> Iterator[FieldError]:
-    for name in request.outputs:
-        if name not in OUTPUTS:
-            yield FieldError("outputs", f"only {_listed(OUTPUTS)} are built", name)
-
-
-def _refuse_proximal_mu(algorithm: Algorithm) -> None:
-    """μ means something to one algorithm only; silently ignored, it would look as if it did."""
     field, mu = "algorithm.proximal_mu", algorithm.proximal_mu
     if algorithm.name == "dp_fedprox" and not mu:
         raise invalid(field, "dp_fedprox needs a number above 0", value=mu)
     if algorithm.name != "dp_fedprox" and mu is not None:
         raise invalid(field, f"belongs to dp_fedprox, not to {algorithm.name}", value=mu)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _at_least(field: str, value: float, floor: float) -> Rule | None:

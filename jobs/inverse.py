@@ -7,7 +7,7 @@ admitted, one step further is refused. Asking changes nothing and reserves nothi
 from __future__ import annotations
 
 from accounting.mechanism import MAX_ROUNDS, MIN_NOISE
-from jobs import floors, situation
+from jobs import runnable, situation
 from jobs.principal import Principal
 from jobs.search import Field, least_change, turned
 from jobs.services import Services
@@ -36,7 +36,7 @@ def solve(
             solved for without sampling.
     """
     principal.require("researcher", "owner")
-    floors.refuse_unsupported(request)
+    runnable.refuse(request)
     if solve_for == "clients_per_round" and request.sampling == "none":
         fault = FieldError("solve_for", "without sampling every client takes part", solve_for)
         raise Refused("invalid_request", f"solve_for: {fault.message}", errors=[fault])

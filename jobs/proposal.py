@@ -16,6 +16,7 @@ from accounting.plan import TrainingPlan, plan_of
 from jobs import floors
 from jobs.settings import Settings
 from jobs.situation import Situation
+from jobs.tables_datasets import Dataset
 from privacy_gateway import modelspec
 from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.modelspec import ModelSize
@@ -54,12 +55,13 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
     """Plan and price a request.
 
     Raises:
-        Refused: `unsupported`, `invalid_request`, `model_refused`, `price_disagreement` or
-            `price_overflow`, naming the field.
+        Refused: `invalid_request`, `model_refused`, `price_disagreement` or `price_overflow`,
+            naming the field.
     """
-    floors.refuse_unsupported(request)
+    floors.refuse_proximal_mu(request.algorithm)
     size = _fitting_model(settings, situation, request)
-    plan = plan_of(request, clients=situation.balance.clients)
+    plan = plan_for(request, situation.dataset, clients=situation.balance.clients)
+    situation.balance.check_mechanism(plan.mechanism)
     price = curve.price(plan.mechanism)
     delta = situation.balance.terms.delta_float
     epsilon = curve.standalone_epsilon(plan.mechanism, plan.charge_units, delta)
@@ -72,6 +74,15 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
         size=size,
         compute=_compute(situation, request, size),
     )
+
+
+def plan_for(request: JobRequest, dataset: Dataset, *, clients: int) -> TrainingPlan:
+    """The plan of a request on a data set, whose owner says whether others see the cohort.
+
+    Raises:
+        Refused: `invalid_request` naming the field.
+    """
+    return plan_of(request, clients=clients, cohort=dataset.manifest.get("cohort", "secret"))
 
 
 def _fitting_model(settings: Settings, situation: Situation, request: JobRequest) -> ModelSize:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from accounting import calibrate, curve
-from jobs import counter, judgement, situation
+from jobs import counter, judgement, runnable, situation
 from jobs.judgement import Judgement, Proposal
 from jobs.principal import Principal
 from jobs.services import Services
@@ -38,8 +38,9 @@ def quote(
         counter_offer: search for the nearest request that would pass, where this one would not.
 
     Raises:
-        Refused: `not_found`, `forbidden`, `unsupported`, `invalid_request`, `model_refused` and
-            price refusals. What policy, budget, quota and floors refuse is part of the quote.
+        Refused: `not_found`, `forbidden`, `invalid_request`, `model_refused` and price refusals.
+            What policy, budget, quota and floors refuse, and what no worker can run, is part of
+            the quote.
     """
     principal.require("researcher", "owner")
     with services.database.read() as session:
@@ -53,7 +54,8 @@ def quote(
         request_id=services.new_id("quo"),
         now=services.clock(),
     )
-    wanted = counter_offer and not judged.accepted
+    unrunnable = runnable.rules(request)
+    wanted = counter_offer and not judged.accepted and not unrunnable
     balance, terms = known.balance, known.balance.terms
     return Quote(
         mechanism=_mechanism(proposal),
@@ -64,8 +66,8 @@ def quote(
         budget_before=spent_nano(balance) / NANO,
         budget_after=spent_nano(balance, proposal.cost) / NANO,
         fits=known.admits(proposal.cost),
-        verdict=_verdict(judged),
-        refusals=list(judged.rules),
+        verdict="deny" if unrunnable else _verdict(judged),
+        refusals=[*unrunnable, *judged.rules],
         counter_offer=counter.offer(services, principal, judged) if wanted else None,
         how_many_more=calibrate.how_many_more(
             balance, proposal.price, proposal.plan.charge_units, quota=known.share

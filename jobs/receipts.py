@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import curve, log
-from accounting.plan import TrainingPlan, plan_of
+from accounting.plan import TrainingPlan
 from accounting.tables import ENTRY, Population
+from jobs.proposal import plan_for
 from jobs.recheck import request_of
 from jobs.tables import Job, JobRelease
 from jobs.tables_datasets import Dataset
@@ -38,7 +39,7 @@ def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str
     """The body of the receipt of a job that just ended; JSON values only."""
     population = session.get_one(Population, job.population_id)
     dataset = session.get_one(Dataset, job.dataset_id)
-    plan = plan_of(request_of(job), clients=job.population_clients)
+    plan = plan_for(request_of(job), dataset, clients=job.population_clients)
     epsilon = _epsilon(job, plan)
     body: dict[str, Any] = {
         "schema": SCHEMA,
@@ -109,7 +110,8 @@ def _epsilon(job: Job, plan: TrainingPlan) -> float:
     """Stand-alone ε of what was charged; 0 when nothing was."""
     if job.rounds_charged == 0:
         return 0.0
-    return curve.standalone_epsilon(plan.mechanism, job.rounds_charged, float(job.delta))
+    units = plan.charge_units if plan.mechanism.whole else job.rounds_charged
+    return curve.standalone_epsilon(plan.mechanism, units, float(job.delta))
 
 
 def _ledger(session: Session, job: Job) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from accounting import ledger
+from accounting.ledger import Charge
 from jobs import events, states
 from jobs.errors import FencedOut
 from jobs.tables import Job, JobRelease, Outbox
@@ -181,16 +182,19 @@ def charge(
         now=now,
     )
     if charged.rounds_charged:
-        job.rounds_charged += charged.rounds_charged
+        paid = rounds_paid(job, charged)
+        job.rounds_charged += paid
         job.updated_at = micros(now)
         session.flush()
-        body = {
-            "first_round": first,
-            "rounds": charged.rounds_charged,
-            "rounds_charged": job.rounds_charged,
-        }
+        body = {"first_round": first, "rounds": paid, "rounds_charged": job.rounds_charged}
         events.record(session, job.id, "charged", now=now, body=body)
-    return Block(first, charged.rounds_charged)
+        return Block(first, paid)
+    return Block(first, 0)
+
+
+def rounds_paid(job: Job, charged: Charge) -> int:
+    """Rounds that a charge pays for: all of them where the mechanism is charged whole."""
+    return job.rounds - job.rounds_charged if charged.whole else charged.rounds_charged
 
 
 def publish(

@@ -16,10 +16,10 @@ from typing import Literal
 from accounting import calibrate
 from accounting.calibrate import NOISE_STEPS_PER_UNIT
 from accounting.mechanism import MAX_NOISE
-from accounting.plan import plan_of
 from jobs import judgement
 from jobs.judgement import Judgement
 from jobs.principal import Principal
+from jobs.proposal import plan_for
 from jobs.services import Services
 from jobs.situation import Situation
 from privacy_gateway.errors import Refused
@@ -128,14 +128,15 @@ def _first_affordable(field: Field, request: JobRequest, knob: Knob) -> int | No
     """The first step, from the request's own towards privacy, that budget and quota admit."""
     account, quota = field.situation.balance, field.situation.share
     try:
-        plan = plan_of(request, clients=field.situation.balance.clients)
+        facts = field.situation
+        plan = plan_for(request, facts.dataset, clients=facts.balance.clients)
     except Refused:
         return None
     if knob == "noise_multiplier":
         noise = calibrate.min_noise(account, plan, quota=quota, least=request.noise_multiplier)
         return None if noise is None else round(noise * NOISE_STEPS_PER_UNIT)
     if knob == "rounds":
-        most = min(request.rounds, calibrate.max_rounds(account, plan.mechanism, quota=quota))
+        most = min(request.rounds, calibrate.most_rounds(account, plan, quota=quota))
         return -most if most >= 1 else None
     if plan.sampling == "none":
         return None

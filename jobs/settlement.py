@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger
-from jobs import outputs, receipts, states, tensors
+from jobs import outputs, receipts, rounds, states, tensors
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
@@ -156,7 +156,7 @@ def _forfeit(session: Session, job: Job, failure: FailureCode, now: datetime) ->
         facts={"reason": failure},
         now=now,
     )
-    job.rounds_charged += charged.rounds_charged
+    job.rounds_charged += rounds.rounds_paid(job, charged)
     session.flush()
     return True
 

@@ -23,10 +23,11 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from accounting.plan import TrainingPlan, plan_of
+from accounting.plan import TrainingPlan
 from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
+from jobs.proposal import plan_for
 from jobs.rounds import Claim
 from jobs.services import Services
 from jobs.tables import Job
@@ -236,7 +237,7 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         job = session.get_one(Job, held.job_id)
         dataset = session.get_one(Dataset, job.dataset_id)
     request = recheck.request_of(job)
-    plan = plan_of(request, clients=job.population_clients)
+    plan = plan_for(request, dataset, clients=job.population_clients)
     store, test_store = catalogue.stores(dataset, services.settings.state_dir)
     return _Work(
         services=services,

@@ -9,20 +9,26 @@ rounded up and limits rounded down.
 
 Sources: Mironov, Talwar, Zhang 2019 (arXiv:1908.10530) for Poisson sampling; Wang, Balle,
 Kasiviswanathan 2019 (arXiv:1808.00087), theorem 27 and corollary 10, for a fixed-size sample;
-Kairouz et al. 2021 (arXiv:2103.00039), appendix D, for trees; Canonne, Kamath, Steinke 2020
+Kairouz et al. 2021 (arXiv:2103.00039), appendix D, for trees; Choquette-Choo et al. 2023
+(arXiv:2306.08153), theorem 4, for banded matrices; Canonne, Kamath, Steinke 2020
 (arXiv:2004.00010), proposition 12, for the conversion to (ε, δ).
 """
 
 from __future__ import annotations
 
 import decimal
-import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Final
+
+from privacy_gateway.moments import (
+    fixed_size_cumulant,
+    log1p_sum_exp,
+    log_binomials,
+    log_expm1,
+)
 
 ENGINE: Final = "privacy_gateway.rdp/1"
 ORDERS: Final = (
@@ -87,10 +93,10 @@ def fixed_size_rdp(q: float, noise_multiplier: float, order: float) -> float:
     if q == 1.0:
         return gaussian_rdp(noise_multiplier, order)
     low = math.floor(order)
-    below = _fixed_size_cumulant(q, noise_multiplier, low)
+    below = fixed_size_cumulant(q, noise_multiplier, low)
     if low == order:
         return below / (order - 1.0)
-    above = _fixed_size_cumulant(q, noise_multiplier, low + 1)
+    above = fixed_size_cumulant(q, noise_multiplier, low + 1)
     share = order - low
     return ((1.0 - share) * below + share * above) / (order - 1.0)
 
@@ -113,14 +119,14 @@ def curve(mechanism: Mapping[str, Any], orders: Sequence[float] = ORDERS) -> tup
     if kind == "tree_gaussian":
         steps = _count(mechanism, "steps")
         return tuple(tree_rdp(steps, z, order) for order in orders)
-    if kind not in ("poisson_gaussian", "adaptive_clipping_gaussian", "fixed_size_gaussian"):
-        raise ValueError(f"unknown mechanism {kind!r}")
-    q = _count(mechanism, "clients_per_round") / _count(mechanism, "clients")
-    if not 0.0 < q <= 1.0:
-        raise ValueError(f"the sampling rate {q} is outside (0, 1]")
+    if kind == "banded_gaussian":
+        uses = _participations(mechanism)
+        return tuple(uses * sgm_rdp(_rate(mechanism), z, order) for order in orders)
     if kind == "fixed_size_gaussian":
-        return tuple(fixed_size_rdp(q, z / 2.0, order) for order in orders)
-    return tuple(sgm_rdp(q, z, order) for order in orders)
+        return tuple(fixed_size_rdp(_rate(mechanism), z / 2.0, order) for order in orders)
+    if kind in ("poisson_gaussian", "adaptive_clipping_gaussian"):
+        return tuple(sgm_rdp(_rate(mechanism), z, order) for order in orders)
+    raise ValueError(f"unknown mechanism {kind!r}")
 
 
 def event_text(mechanism: Mapping[str, Any]) -> str:
@@ -140,7 +146,30 @@ def event_text(mechanism: Mapping[str, Any]) -> str:
             f"SampledWithoutReplacementDpEvent(source_dataset_size={clients}, "
             f"sample_size={size}, event={halved})"
         )
-    return f"PoissonSampledDpEvent(sampling_probability={size / clients!r}, event={gaussian})"
+    rate = _rate(mechanism)
+    sampled = f"PoissonSampledDpEvent(sampling_probability={rate!r}, event={gaussian})"
+    if kind == "banded_gaussian":
+        return f"SelfComposedDpEvent(event={sampled}, count={_participations(mechanism)})"
+    return sampled
+
+
+def charged_whole(mechanism: Mapping[str, Any]) -> bool:
+    """Whether one correlated noise runs through all releases, so that none is paid for alone."""
+    return mechanism.get("kind") in ("tree_gaussian", "banded_gaussian")
+
+
+def _rate(mechanism: Mapping[str, Any]) -> float:
+    """Sampling rate; a banded matrix samples within one of its b groups of N/b clients."""
+    groups = _count(mechanism, "bands") if mechanism.get("kind") == "banded_gaussian" else 1
+    q = _count(mechanism, "clients_per_round") * groups / _count(mechanism, "clients")
+    if not 0.0 < q <= 1.0:
+        raise ValueError(f"the sampling rate {q} is outside (0, 1]")
+    return q
+
+
+def _participations(mechanism: Mapping[str, Any]) -> int:
+    """ceil(T / b): a client's group has its turn every b steps."""
+    return -(-_count(mechanism, "steps") // _count(mechanism, "bands"))
 
 
 def _noise(mechanism: Mapping[str, Any]) -> float:
@@ -159,33 +188,14 @@ def _count(mechanism: Mapping[str, Any], name: str) -> int:
     return value
 
 
-@lru_cache(maxsize=256)
-def _log_binomials(n: int) -> tuple[float, ...]:
-    """Logarithms of C(n, k) for k = 0..n, from exact integers."""
-    return tuple(math.log(math.comb(n, k)) for k in range(n + 1))
-
-
-def _log_expm1(x: float) -> float:
-    """log(exp(x) − 1) for x > 0 without overflow."""
-    return math.log(math.expm1(x)) if x < 30.0 else x + math.log1p(-math.exp(-x))
-
-
-def _log1p_sum_exp(terms: Sequence[float]) -> float:
-    """log(1 + Σ exp(term)), exact for small and for huge sums."""
-    peak = max(terms)
-    if peak < 600.0:
-        return math.log1p(math.fsum(math.exp(term) for term in terms))
-    return peak + math.log(math.fsum(math.exp(term - peak) for term in terms))
-
-
 def _integer_log_moment(q: float, z: float, order: int) -> float:
     """(a − 1) R_a for integer a: the k = 0 and 1 terms cancel exactly, so tiny q loses nothing."""
     log_q, log_rest = math.log(q), math.log1p(-q)
     scale = 1.0 / (2.0 * z * z)
-    binomials = _log_binomials(order)
-    return _log1p_sum_exp(
+    binomials = log_binomials(order)
+    return log1p_sum_exp(
         [
-            binomials[k] + k * log_q + (order - k) * log_rest + _log_expm1((k * k - k) * scale)
+            binomials[k] + k * log_q + (order - k) * log_rest + log_expm1((k * k - k) * scale)
             for k in range(2, order + 1)
         ]
     )
@@ -259,50 +269,6 @@ def _excess(q: float, z: float, order: float, t: float) -> float:
     shifted = math.exp(-((t - 1.0 / z) ** 2) / 2.0)
     linear = order * q * (shifted - weight)
     return math.exp(_log_integrand(q, z, order, t)) - weight - linear
-
-
-def _fixed_size_cumulant(q: float, z: float, order: int) -> float:
-    """Bound of theorem 27 on (a − 1) R_a at integer a."""
-    if order == 1:
-        return 0.0
-    log_q, binomials = math.log(q), _log_binomials(order)
-    scale = 1.0 / (z * z)
-    differences = _log_even_differences(z)
-    second = min(math.log(4.0) + _log_expm1(scale), math.log(2.0) + scale)
-    terms = [2.0 * log_q + binomials[2] + second]
-    for k in range(3, order + 1):
-        centred = math.log(4.0) + 0.5 * (differences[k // 2] + differences[(k + 1) // 2])
-        plain = math.log(2.0) + (k - 1) * k * scale / 2.0
-        terms.append(min(centred, plain) + k * log_q + binomials[k])
-    return _log1p_sum_exp(terms)
-
-
-@lru_cache(maxsize=64)
-def _log_even_differences(z: float) -> tuple[float, ...]:
-    """Logarithm of Δ^(2j) f(0), f(x) = exp(x(x − 1)/(2z²)), for j = 0..64: even central moments.
-
-    The alternating sums cancel by hundreds of digits at large z, so they are taken in decimal
-    arithmetic wide enough for z ≤ 1e4 and order 128.
-    """
-    with decimal.localcontext() as context:
-        context.prec, context.Emax, context.Emin = 640, decimal.MAX_EMAX, decimal.MIN_EMIN
-        ratio = (1 / (Decimal(z) * Decimal(z))).exp()
-        values, power = [Decimal(1)], Decimal(1)
-        for _ in range(128):
-            values.append(values[-1] * power)
-            power *= ratio
-        logs = [0.0]
-        for level in range(1, 129):
-            values = [b - a for a, b in itertools.pairwise(values)]
-            if level % 2 == 0:
-                logs.append(_log_decimal(values[0]))
-        return tuple(logs)
-
-
-def _log_decimal(value: Decimal) -> float:
-    """Natural logarithm as a double, from mantissa and exponent."""
-    exponent = value.adjusted()
-    return math.log(float(value.scaleb(-exponent))) + exponent * math.log(10.0)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -211,6 +211,8 @@ class Manifest(Strict):
     separate public test arrays. `examples_per_client` is the public cap on one client's records.
     `block` names people of the population who are in no other block: jobs on the file then count
     for them alone. Their ids are compared as keyed hashes; without it, jobs count for everybody.
+    `cohort` is `visible` where anybody untrusted learns who was drawn for a round (sites that see
+    their own turn, say): then sampling protects nobody, and every round costs as if all took part.
     """
 
     name: Name
@@ -226,6 +228,7 @@ class Manifest(Strict):
     examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     block: Identifier | None = None
+    cohort: Literal["secret", "visible"] = "secret"
     tags: Annotated[tuple[Name, ...], Field(strict=False, max_length=50)] = ()
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from jobs import admission, floors
+from jobs import admission, runnable
 from jobs.tables import Job, JobRelease
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
@@ -34,10 +34,10 @@ def engine() -> Iterator[EmbeddedEngine]:
 
 
 def test_what_the_sandbox_knows_is_what_is_admitted() -> None:
-    assert set(floors.ALGORITHMS) == set(get_args(AlgorithmName))
+    assert set(runnable.ALGORITHMS) == set(get_args(AlgorithmName))
 
 
-@pytest.mark.parametrize("name", floors.ALGORITHMS)
+@pytest.mark.parametrize("name", runnable.ALGORITHMS)
 def test_a_job_of_every_algorithm_is_trained_and_published(
     sqlite_database: Database, engine: EmbeddedEngine, tmp_path: Path, name: str
 ) -> None:
