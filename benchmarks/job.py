@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,6 @@ from benchmarks.models import CLASSES, LR, Model
 from benchmarks.report import Table
 from benchmarks.timing import Sizes
 from jobs import admission
-from jobs.tables_datasets import Dataset
 from kit import log
 from kit.clock import utc_now
 from kit.ragged import RaggedStore
@@ -30,15 +28,14 @@ from tests.support.market import Market, request
 from tests.support.trainer import Stable
 from worker import coordinator
 from worker.app import start_of, tools_of
-from worker.coordinator import Tools, Trainer
+from worker.coordinator import Tools
 from worker.launcher import Sandbox
 from worker.start import Execute, Start
-from worker.task import TrainingTask
+from worker.trainers import OpenTrainer
 from worker.zygote import Zygote
 
 COHORT = 100
 WHOLE = "whole job, forked"
-Open = Callable[[TrainingTask, Path, Path | None], AbstractContextManager[Trainer]]
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -56,11 +53,20 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         markets.engine(1) as engine,
     ):
         store = LR.store(folder)
+        described = {
+            "store_path": str(store),
+            "feature_shape": list(LR.shape),
+            "classes": CLASSES,
+            "manifest": {"examples_per_client": 300},
+        }
         market = markets.open_market(
-            database, engine, folder, clients=RaggedStore.open(store).clients
+            database,
+            engine,
+            folder,
+            clients=RaggedStore.open(store).clients,
+            dataset=described,
         )
         market = replace(market, services=replace(market.services, clock=utc_now))
-        _lay_out(market, store)
         settings = market.services.settings
         zygote, cold = start_of(settings), Execute(bubblewrap=settings.sandbox_bubblewrap)
         forked, executed = (tools_of(settings, way).open_trainer for way in (zygote, cold))
@@ -92,7 +98,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     yield table
 
 
-def _job(market: Market, open_trainer: Open, rounds: int) -> float:
+def _job(market: Market, open_trainer: OpenTrainer, rounds: int) -> float:
     """Seconds from the queue to the end.
 
     Raises:
@@ -125,19 +131,3 @@ def _start(model: Model, store: Path, way: Start, *, rounds: int) -> float:
         for number in range(rounds):
             sandbox.round(number, cohort, weights)
         return time.perf_counter() - started
-
-
-def _lay_out(market: Market, store: Path) -> None:
-    """Give the market's data set a real store."""
-    table = Dataset.__table__  # type: ignore[attr-defined]
-    with market.database.unit_of_work() as session:
-        session.execute(
-            table.update()
-            .where(table.c.id == market.dataset_id)
-            .values(
-                store_path=str(store),
-                feature_shape=list(LR.shape),
-                classes=CLASSES,
-                manifest={"examples_per_client": 300},
-            )
-        )

@@ -39,7 +39,7 @@ PRECEDENCE = (
     "floor",
 )
 # Isolations that this gateway can keep; an owner who demands another one must be told no.
-ISOLATIONS = (None, "per_job")
+ISOLATIONS = (None, "per_job", "per_client_group")
 
 
 @dataclass(frozen=True, slots=True)

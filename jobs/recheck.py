@@ -83,7 +83,7 @@ def allows(job: Job, decision: Decision) -> bool:
 
     An isolation that this gateway does not have is a demand it cannot meet, so it says no.
     """
-    if decision.verdict.obligations.isolation not in (None, "per_job"):
+    if decision.verdict.obligations.isolation not in judgement.ISOLATIONS:
         return False
     if decision.verdict.outcome != "needs_approval":
         return decision.allowed

@@ -32,6 +32,7 @@ from worker.coordinator import Tools
 from worker.launcher import Limits, Sandbox
 from worker.start import Execute, Start
 from worker.task import TrainingTask
+from worker.trainers import Data
 from worker.training import confine
 from worker.zygote import Zygote
 
@@ -149,7 +150,7 @@ def tools_of(settings: Settings, begin: Start) -> Tools:
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
-    def open_trainer(task: TrainingTask, store: Path | None, test_store: Path | None) -> Sandbox:
+    def open_trainer(task: TrainingTask, store: Data, test_store: Path | None) -> Sandbox:
         sharded = task.model_copy(update={"shards": min(cores, 64)})
         return Sandbox(
             sharded,

@@ -13,15 +13,15 @@ charged again; too many losses in a row end it. Of a failure only a code leaves.
 from __future__ import annotations
 
 import hashlib
+import json
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from accounting.plan import TrainingPlan
 from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
@@ -35,41 +35,17 @@ from jobs.tables_datasets import Dataset
 from kit import log
 from privacy_gateway import modelspec
 from privacy_gateway.schemas import JobRequest
-from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Weights, run_round
+from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, run_round
 from worker.heartbeat import Heartbeat
 from worker.launcher import SandboxFailed
 from worker.noise import NoiseSource
 from worker.sampling import draw_cohort
 from worker.task import TrainingTask
+from worker.trainers import OpenTrainer, Trainers
 
 _log = log.get("worker")
 
 Ending = Literal["ended", "returned", "not_taken", "fenced_out"]
-
-
-class Trainer(Protocol):
-    """What the coordinator needs of a sandbox; `worker.launcher.Sandbox` is the real one."""
-
-    def initial_weights(self) -> Weights:
-        """First weights, float32."""
-        ...
-
-    def round(
-        self, round_number: int, clients: npt.NDArray[np.int64], weights: Weights
-    ) -> Sequence[npt.NDArray[np.int64]]:
-        """Raw clipped int64 sum of a cohort on the grid C/2²⁰."""
-        ...
-
-    def evaluate(self, weights: Weights) -> dict[str, float]:
-        """Metrics on the public test set; empty without one."""
-        ...
-
-    def kill(self) -> None:
-        """End the child now; safe from any thread."""
-        ...
-
-
-OpenTrainer = Callable[[TrainingTask, Path | None, Path | None], AbstractContextManager[Trainer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +53,7 @@ class Tools:
     """What a test replaces.
 
     Attributes:
-        open_trainer: starts the sandbox of one job, given its clients' store (None where nothing
-            was charged for it) and the public test set.
+        open_trainer: starts a sandbox of one job, see `worker.trainers.Trainers`.
         noise: makes the stream of one round; a test gives a keyed one.
         stopping: whether this process was told to end.
         stop_seconds: how long a block may go on after `stopping` before it is abandoned.
@@ -254,8 +229,13 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
 
 def _run(work: _Work) -> None:
     """Blocks until nothing is left to charge, then the end."""
+    trainers = Trainers(
+        work.tools.open_trainer, work.task, work.store, work.test_store, work.heartbeat.guard
+    )
+    state: ServerState | None = None
     with ExitStack() as stack:
-        opened: tuple[Trainer, ServerState] | None = None
+        stack.callback(trainers.close)
+        stack.callback(work.heartbeat.rest)
         while True:
             if work.tools.stopping():
                 raise _Stopping
@@ -265,36 +245,43 @@ def _run(work: _Work) -> None:
             if block.rounds == 0 and block.first == 1:
                 _end_empty(work)
                 return
-            trainer, state = opened or _open(work, stack, paid=block.rounds > 0)
+            state = state or _first_state(work, trainers)
             if block.rounds == 0:
-                _finish(work, trainer, state)
+                _finish(work, trainers, state)
                 return
+            group_clients = _group_clients(work)
             for round_number in block:
-                state = _round(work, trainer, state, round_number)
-            opened = trainer, state
+                state = _round(work, trainers, state, round_number, group_clients)
 
 
-def _open(work: _Work, stack: ExitStack, *, paid: bool) -> tuple[Trainer, ServerState]:
-    """Start the sandbox, and take up the model where it was published.
-
-    It gets the clients' store only where a block was charged; the last evaluation needs none.
-    """
-    store = work.store if paid else None
-    trainer = stack.enter_context(work.tools.open_trainer(work.task, store, work.test_store))
-    work.heartbeat.guard(trainer.kill)
-    stack.callback(work.heartbeat.rest)
+def _first_state(work: _Work, trainers: Trainers) -> ServerState:
+    """The model where it was published last, or where it begins."""
     with work.services.database.read() as session:
         published = rounds.checkpoint(session, work.held.job_id)
     if published is None:
-        return trainer, ServerState(trainer.initial_weights())
+        return ServerState(trainers.initial_weights())
     if published.server_state is not None:
         shapes = modelspec.measure(work.task.model).weight_shapes
-        return trainer, ServerState.from_bytes(published.server_state, shapes)
+        return ServerState.from_bytes(published.server_state, shapes)
     weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
-    return trainer, ServerState(weights, step=published.round)
+    return ServerState(weights, step=published.round)
 
 
-def _round(work: _Work, trainer: Trainer, state: ServerState, round_number: int) -> ServerState:
+def _group_clients(work: _Work) -> int | None:
+    """Most people one sandbox may see, by the decision that paid for this block; None: all."""
+    with work.services.database.read() as session:
+        obligations = json.loads(session.get_one(Job, work.held.job_id).obligations)
+    apart = obligations.get("isolation") == "per_client_group"
+    return work.services.settings.isolation_group_clients if apart else None
+
+
+def _round(
+    work: _Work,
+    trainers: Trainers,
+    state: ServerState,
+    round_number: int,
+    group_clients: int | None,
+) -> ServerState:
     """One round that is paid for: cohort, sum, noise, step, publication."""
     plan, source = work.plan, work.tools.noise()
     cohort = draw_cohort(
@@ -306,7 +293,7 @@ def _round(work: _Work, trainer: Trainer, state: ServerState, round_number: int)
     parameters = plan.engine_parameters()
     state = run_round(
         state,
-        trainer.round(round_number, cohort, state.weights),
+        trainers.round(round_number, cohort, state.weights, group_clients=group_clients),
         clients=len(cohort),
         clip_norm=_number(parameters["clip_norm"]),
         noise_multiplier=_number(parameters["noise_multiplier"]),
@@ -335,10 +322,10 @@ def _publish(work: _Work, state: ServerState, round_number: int) -> None:
         )
 
 
-def _finish(work: _Work, trainer: Trainer, state: ServerState) -> None:
+def _finish(work: _Work, trainers: Trainers, state: ServerState) -> None:
     """Measure the released model on public data, settle, write the receipt."""
     try:
-        metrics = trainer.evaluate(state.weights) if state.step else {}
+        metrics = trainers.evaluate(state.weights) if state.step else {}
     except SandboxFailed:
         # Every round is released and paid for; a missing figure must not fail the job.
         metrics = {}

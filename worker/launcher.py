@@ -14,6 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from kit import ragged
+from kit import ragged, ragged_subset
+from kit.ragged import Manifest
+from kit.ragged_subset import Subset
 from privacy_gateway.modelspec import measure
 from worker.aggregate import AggregateInvalid, Weights, check_sum, check_weights
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
@@ -83,7 +86,7 @@ class Sandbox:
     def __init__(
         self,
         task: TrainingTask,
-        store: Path | None,
+        store: Path | Subset | None,
         *,
         test_store: Path | None = None,
         limits: Limits | None = None,
@@ -94,8 +97,8 @@ class Sandbox:
 
         Args:
             task: what to train, see `worker.task`.
-            store: directory of the training clients' `kit.ragged` store; None where the child may
-                only evaluate.
+            store: directory of the training clients' `kit.ragged` store, or some of its clients;
+                None where the child may train nothing.
             test_store: directory of the public test set, for `evaluate`.
             limits: resources and deadlines; defaults of `Limits`.
             log_path: file for the child's error text, operator only (mode 0600); None discards it.
@@ -103,7 +106,7 @@ class Sandbox:
         """
         self.task = task
         self.size = measure(task.model)
-        self._stores = {"train": store, "test": test_store}
+        self._stores: dict[str, Path | Subset | None] = {"train": store, "test": test_store}
         self._limits = limits or Limits()
         self._log_path = log_path
         self._begin = start or Execute()
@@ -219,9 +222,9 @@ class Sandbox:
         """Manifest and read-only descriptors of each store."""
         described: dict[str, dict[str, Any]] = {}
         for name in _STORES:
-            directory = self._stores[name]
-            if directory is not None:
-                manifest, files = stack.enter_context(ragged.descriptors(directory))
+            store = self._stores[name]
+            if store is not None:
+                manifest, files = stack.enter_context(_descriptors(store))
                 described[name] = {"manifest": manifest.canonical(), "descriptors": files}
         return described
 
@@ -280,6 +283,13 @@ class Sandbox:
             return check_weights(arrays, self.size.weight_shapes)
         except AggregateInvalid:
             raise self._failed(FailureCode.PROTOCOL) from None
+
+
+def _descriptors(store: Path | Subset) -> AbstractContextManager[tuple[Manifest, dict[str, int]]]:
+    """All of a store, or of some of its clients."""
+    if isinstance(store, Subset):
+        return ragged_subset.descriptors(store)
+    return ragged.descriptors(store)
 
 
 def _code_of(given: Any) -> FailureCode:

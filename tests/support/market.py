@@ -6,7 +6,7 @@ row is written without a store, because nothing before a worker may open one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -183,8 +183,9 @@ def open_market(
     epsilon: float = 8.0,
     delta: float = 1e-5,
     source: str | None = None,
+    dataset: Mapping[str, Any] | None = None,
 ) -> Market:
-    """Set everything up: population, data set, active policy."""
+    """Set everything up: population, data set (columns replaced by `dataset`), active policy."""
     clock = Clock()
     settings = Settings(state_dir=state_dir, policy_deadline_seconds=20.0)
     services = Services(settings, database, engine, clock)
@@ -201,7 +202,10 @@ def open_market(
             owner_id=OWNER.id,
             now=clock(),
         )
-        session.add(_dataset(dataset_id, population_id, clients, clock()))
+        row = _dataset(dataset_id, population_id, clients, clock())
+        for column, value in (dataset or {}).items():
+            setattr(row, column, value)
+        session.add(row)
         session.flush()
         activate(session, engine, dataset_id, source or policy(), clock())
     return Market(services, population_id, dataset_id, clock)

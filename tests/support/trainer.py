@@ -12,6 +12,7 @@ import numpy as np
 from privacy_gateway.modelspec import measure
 from worker.aggregate import GRID
 from worker.task import TrainingTask
+from worker.trainers import Data
 
 
 class FakeTrainer:
@@ -25,16 +26,20 @@ class FakeTrainer:
         self.shapes = measure(task.model).weight_shapes
         self.before_round = before_round
         self.rounds: list[int] = []
+        self.cohorts: list[Any] = []
+        self.gave_weights = self.evaluated = False
         self.killed = False
 
     def initial_weights(self) -> list[Any]:
         """Zeros."""
+        self.gave_weights = True
         return [np.zeros(shape, np.float32) for shape in self.shapes]
 
     def round(self, round_number: int, clients: Any, weights: Any) -> list[Any]:
         """The sum of a cohort, on the grid."""
         self.before_round(round_number)
         self.rounds.append(round_number)
+        self.cohorts.append(clients)
         sums = [np.zeros(shape, np.int64) for shape in self.shapes]
         flat = sums[0].reshape(-1)
         np.add.at(flat, clients % flat.size, GRID // 4)
@@ -42,6 +47,7 @@ class FakeTrainer:
 
     def evaluate(self, weights: Any) -> dict[str, float]:
         """A figure."""
+        self.evaluated = True
         return {"accuracy": 0.5}
 
     def kill(self) -> None:
@@ -50,27 +56,29 @@ class FakeTrainer:
 
 
 class Stable:
-    """Makes trainers and remembers them; `openings` counts how often a store was opened."""
+    """Makes trainers and remembers them, and which data each was given."""
 
     def __init__(self, before_round: Callable[[int], None] = lambda _: None) -> None:
         self.before_round = before_round
         self.made: list[FakeTrainer] = []
-        self.stores: list[Path | None] = []
+        self.stores: list[Data] = []
+        self.tests: list[Path | None] = []
 
     @contextmanager
     def __call__(
-        self, task: TrainingTask, store: Path | None, test_store: Path | None
+        self, task: TrainingTask, store: Data, test_store: Path | None
     ) -> Iterator[FakeTrainer]:
         """Open one, as the coordinator does."""
         trainer = FakeTrainer(task, self.before_round)
         self.made.append(trainer)
         self.stores.append(store)
+        self.tests.append(test_store)
         yield trainer
 
     @property
     def openings(self) -> int:
-        """How often data was opened."""
-        return len(self.made)
+        """How often people's data was opened."""
+        return sum(store is not None for store in self.stores)
 
     @property
     def rounds(self) -> list[int]:

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from jobs import admission
 from jobs.tables import Job, JobRelease
-from jobs.tables_datasets import Dataset
 from kit import ragged
 from kit.clock import utc_now
 from kit.db import Database
@@ -33,19 +32,12 @@ JOB_SECONDS = 120.0
 
 def open_market(database: Database, engine: PolicyEngine, state_dir: Path) -> Market:
     """A market on the real clock with a store of 200 people and a public test set."""
-    market = markets.open_market(database, engine, state_dir, clients=CLIENTS)
-    market = replace(market, services=replace(market.services, clock=utc_now))
     people, public = state_dir / "people", state_dir / "public"
     ragged.write(people, _rows(CLIENTS * 5), [5] * CLIENTS)
     ragged.write(public, _rows(50), [50])
-    table = Dataset.__table__  # type: ignore[attr-defined]
-    with database.unit_of_work() as session:
-        session.execute(
-            table.update()
-            .where(table.c.id == market.dataset_id)
-            .values(store_path=str(people), test_store_path=str(public), test_examples=50)
-        )
-    return market
+    files = {"store_path": str(people), "test_store_path": str(public), "test_examples": 50}
+    market = markets.open_market(database, engine, state_dir, clients=CLIENTS, dataset=files)
+    return replace(market, services=replace(market.services, clock=utc_now))
 
 
 def submit(market: Market, *, rounds: int) -> str:

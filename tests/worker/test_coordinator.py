@@ -27,6 +27,7 @@ from jobs import (
 )
 from jobs.tables import Job, JobRelease, Outbox
 from kit.db import Database
+from kit.ragged_subset import Subset
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
 from tests.support import market as support
@@ -48,7 +49,8 @@ def engine() -> Iterator[EmbeddedEngine]:
 
 @pytest.fixture
 def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market:
-    return support.open_market(database, engine, tmp_path)
+    public = {"test_store_path": "public", "test_examples": 20}
+    return support.open_market(database, engine, tmp_path, dataset=public)
 
 
 def submit(market: Market, **changes: Any) -> str:
@@ -59,6 +61,14 @@ def submit(market: Market, **changes: Any) -> str:
 def run(market: Market, job_id: str, stable: Stable, **tools: Any) -> str:
     made = Tools(open_trainer=stable, noise=lambda: NoiseSource(KEY), **tools)
     return coordinator.run(market.services, job_id, worker="w1", tools=made)
+
+
+def keeping_groups_apart() -> str:
+    """The market's policy with the obligation."""
+    none, apart = "set(),\n}", '{{"type": "isolation", "value": "per_client_group"}},\n}'
+    source = support.policy()
+    assert source.count(f'"obligations": {none}') == 1
+    return source.replace(f'"obligations": {none}', f'"obligations": {apart}')
 
 
 def job(market: Market, job_id: str) -> Job:
@@ -213,11 +223,67 @@ def test_a_worker_that_only_finishes_a_job_is_given_no_clients(market: Market) -
     assert run(market, job_id, first, stopping=lambda: len(first.rounds) == 12) == "returned"
     assert run(market, job_id, second) == "ended"
 
-    assert first.stores[0] is not None
-    assert (second.stores, second.rounds) == ([None], [])
+    assert first.openings == 1
+    assert (second.openings, second.rounds) == (0, [])
     assert job(market, job_id).status == "completed"
     assert [entry.rounds for entry in market.entries("charge")] == [5, 5, 2]
     assert_settled(market)
+
+
+def test_what_leaves_without_noise_comes_from_sandboxes_that_never_saw_a_person(
+    market: Market,
+) -> None:
+    """First weights from one without data, rounds from one with people, metrics from a third."""
+    job_id = submit(market)
+    stable = Stable()
+    run(market, job_id, stable)
+
+    given = list(zip(stable.stores, stable.tests, strict=True))
+    assert [(people is not None, public is not None) for people, public in given] == [
+        (False, False), (True, False), (False, True),
+    ]  # fmt: skip
+    did = [
+        (trainer.gave_weights, bool(trainer.rounds), trainer.evaluated) for trainer in stable.made
+    ]
+    assert did == [(True, False, False), (False, True, False), (False, False, True)]
+
+
+def test_an_owner_can_oblige_to_one_sandbox_for_each_group_of_people(market: Market) -> None:
+    straight = submit(market, rounds=3)
+    run(market, straight, Stable())
+    market.activate(keeping_groups_apart())
+    apart = submit(market, rounds=3)
+    stable = Stable()
+    assert run(market, apart, stable) == "ended"
+
+    largest = market.services.settings.isolation_group_clients
+    groups = [store for store in stable.stores if store is not None]
+    assert len(groups) > 3
+    for group, trainer in zip(groups, (t for t in stable.made if t.rounds), strict=True):
+        assert isinstance(group, Subset)
+        assert len(group.clients) <= largest
+        # Each sandbox computes one part of one round, and is asked for its own people alone.
+        (asked,) = trainer.cohorts
+        np.testing.assert_array_equal(asked, group.clients)
+    released = [[row.digest for row in releases(market, job)] for job in (straight, apart)]
+    assert released[0] == released[1]
+
+
+def test_an_obligation_that_comes_while_a_job_runs_holds_from_the_next_block(
+    market: Market,
+) -> None:
+    job_id = submit(market, rounds=7)
+
+    def tighten(round_number: int) -> None:
+        if round_number == 1:
+            market.activate(keeping_groups_apart())
+
+    stable = Stable(tighten)
+    assert run(market, job_id, stable) == "ended"
+    first, *later = [store for store in stable.stores if store is not None]
+    assert not isinstance(first, Subset)
+    assert later
+    assert all(isinstance(store, Subset) for store in later)
 
 
 def test_resumed_and_uninterrupted_jobs_release_the_same_model(market: Market) -> None:
