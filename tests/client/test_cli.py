@@ -19,6 +19,7 @@ from privacy_gateway.cli import commands, credentials
 from privacy_gateway.cli.output import EXITS
 from tests.client.conftest import CLIENTS, PASSWORD, POLICY, House, manifest_of, write_npz
 from tests.gateway.conftest import Gateway
+from tests.support.tampering import FOLDER as TAMPERED
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,17 @@ def test_an_auditor_exports_and_verifies_without_a_server(
     listed = run("ledger", "list", "--population", house.dataset.population, "--format", "json")
     assert [entry["kind"] for entry in listed.json] == ["open", "reserve", "void"]
     export = tmp_path / "ledger.jsonl"
+    decisions = tmp_path / "decisions.jsonl"
     assert run("ledger", "export", "-o", export).code == 0
+    assert run("ledger", "decisions", "-o", decisions).code == 0
     run("logout")
+    matched = run("verify", export, "--decisions", decisions, "--format", "json")
+    assert (matched.code, matched.json["decisions"], matched.json["problems"]) == (0, 1, [])
+    other = decisions.read_bytes().replace(b'"outcome":"allow"', b'"outcome":"deny"')
+    decisions.write_bytes(other)
+    denied = run("verify", export, "--decisions", decisions, "--format", "json")
+    assert denied.code == 8
+    assert [problem["kind"] for problem in denied.json["problems"]] == ["decision"]
     assert run("verify", export).code == 0
     head = listed.json[-1]
     expected = f"{head['population']}:{head['seq']}:{head['hash']}"
@@ -242,6 +252,11 @@ def test_an_auditor_exports_and_verifies_without_a_server(
         (["quote", "absent.json"], 3),
         (["verify", "absent.jsonl"], 3),
         (["verify", "/dev/null", "--expect", "pop:one:hash"], 3),
+        (["verify", "/dev/null"], 8),
+        (["verify", TAMPERED / "honest.jsonl", "--key", TAMPERED / "key.txt"], 0),
+        (["verify", TAMPERED / "honest.jsonl", "--key", TAMPERED / "other-key.txt"], 8),
+        (["verify", TAMPERED / "honest.jsonl", "--decisions", "absent.jsonl"], 3),
+        (["verify", TAMPERED / "part.jsonl", "--consistency", "absent.json"], 3),
         (["jobs", "show", "job_absent"], 4),
         (["jobs", "show"], 2),
         (["nonsense"], 2),

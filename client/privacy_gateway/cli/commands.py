@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from privacy_gateway import __version__
-from privacy_gateway.cli import account, datasets, jobs, ledger, policies, populations, statements
+from privacy_gateway.cli import (
+    account,
+    datasets,
+    jobs,
+    ledger,
+    policies,
+    populations,
+    statements,
+    verification,
+)
 from privacy_gateway.cli.output import EXITS, explained, note
 
 GROUP = "privacy_gateway.commands"
@@ -41,7 +50,7 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("submit")(jobs.submit)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(ledger.app, name="ledger")
-    app.command("verify")(ledger.verify)
+    app.command("verify")(verification.verify)
     app.add_typer(statements.app, name="statement")
     if extensions:
         for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
