@@ -66,19 +66,27 @@ def integrate(session: Session, *, limit: int = BATCH) -> int:
     """
     _lock(session)
     entries = _next(session, limit)
+    append(session, [(entry.population_id, entry.seq, entry.hash) for entry in entries])
+    return len(entries)
+
+
+def append(session: Session, entries: Sequence[tuple[str, int, str]]) -> None:
+    """Append entries (population, seq, seal) to the log in just this order.
+
+    A restored database is brought back to the order that its witness has seen; everybody else
+    calls `integrate`.
+    """
     if not entries:
-        return 0
+        return
+    _lock(session)
     frontier = log.frontier(session)
     leaves, nodes = [], []
-    for entry in entries:
-        leaves.append(
-            {"place": frontier.size, "population_id": entry.population_id, "seq": entry.seq}
-        )
-        made = frontier.append(merkle.leaf_hash(bytes.fromhex(entry.hash)))
+    for population_id, seq, sealed in entries:
+        leaves.append({"place": frontier.size, "population_id": population_id, "seq": seq})
+        made = frontier.append(merkle.leaf_hash(bytes.fromhex(sealed)))
         nodes += [{"level": level, "place": place, "hash": hash_} for level, place, hash_ in made]
     session.execute(sa.insert(LOG_LEAF), leaves)
     session.execute(sa.insert(LOG_NODE), nodes)
-    return len(entries)
 
 
 def sign(session: Session, signers: Sequence[Signer], *, now: datetime) -> Signed | None:

@@ -113,8 +113,8 @@ def _rolled_back(path: Path, seen: int, have: int) -> Exception:
         "rolled_back",
         f"the database holds {have} ledger entries and its witness has seen {seen}: this is an old"
         " backup, and budget that was spent since would be spent again. Restore the newest"
-        " database. If it is lost for good, let every owner freeze the populations concerned, then"
-        f" move {path} aside, keep it for the auditors, and start again",
+        " database; or write the missing entries back from a newer export of the whole ledger:"
+        f" privacy-gateway restore --export NEWER. The witness {path} stays where it is",
         entries=have,
         witnessed=seen,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import accounts, demo, doctor, keys, price, schema, serve, up
+from gateway.cli import accounts, backup, demo, doctor, keys, price, schema, serve, up
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +18,8 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve.serve)
     app.command("worker")(serve.worker)
     app.command("migrate")(schema.migrate)
+    app.command("backup")(backup.backup)
+    app.command("restore")(backup.restore)
     app.command("doctor")(doctor.doctor)
     app.command("price")(price.price)
     app.command("token")(accounts.token)
