@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,6 +84,7 @@ def _examine(settings: GatewaySettings, worker: bool) -> Iterator[_Finding]:
     checks: dict[str, Check] = {
         "python": _python,
         "database": _database,
+        "witness": _witness,
         "policy": _engine,
         "broker": _broker,
         "training": partial(_training, worker),
@@ -115,6 +117,38 @@ def _database(settings: GatewaySettings) -> str:
             return f"{database.url.get_backend_name()}, schema {schema.head()}"
     except sa.exc.SQLAlchemyError as error:
         raise _Ill(f"does not answer ({type(error).__name__}); check DATABASE_URL") from error
+
+
+def _witness(settings: GatewaySettings) -> str:
+    """Compared with the database; a remark where one lost volume would take both."""
+    import sqlalchemy as sa
+
+    from jobs.notary import require_not_rolled_back
+
+    path = settings.witness()
+    try:
+        with open_database(settings) as database:
+            if not sa.inspect(database.engine).has_table("log_checkpoint"):
+                raise _Remark("nothing to compare yet")
+            state = require_not_rolled_back(database, settings)
+            kept = Path(str(database.url.database)).parent if database.is_sqlite else None
+    except sa.exc.SQLAlchemyError as error:
+        raise _Ill(f"cannot be compared ({type(error).__name__})") from error
+    if state == "absent":
+        raise _Ill(f"{path} is gone although checkpoints were signed; put it back from its volume")
+    beside = [folder for folder in (settings.state_dir, kept) if folder and _shares(path, folder)]
+    if beside:
+        raise _Remark(
+            f"{state}; {path} is on the same file system as {beside[0]}, so one restore brings back"
+            " both and nobody sees it; set PRIVACY_GATEWAY_WITNESS_PATH to another volume"
+        )
+    return f"{state}, {path}"
+
+
+def _shares(path: Path, folder: Path) -> bool:
+    """Whether a file, or where it will be, is on a folder's file system."""
+    there = next((parent for parent in path.parents if parent.exists()), path)
+    return folder.exists() and there.stat().st_dev == folder.stat().st_dev
 
 
 def _engine(settings: GatewaySettings) -> str:

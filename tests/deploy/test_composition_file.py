@@ -75,6 +75,26 @@ def test_every_variable_is_a_setting() -> None:
             assert variable.removesuffix("_FILE") in known, variable
 
 
+def test_the_witness_is_on_a_volume_of_its_own_that_only_the_gateway_writes() -> None:
+    """A restored state or database volume must not bring the witness back with it."""
+    path = SERVICES["gateway"]["environment"]["PRIVACY_GATEWAY_WITNESS_PATH"]
+    state = SERVICES["gateway"]["environment"]["PRIVACY_GATEWAY_STATE"]
+    folder = str(Path(path).parent)
+    assert not Path(path).is_relative_to(state)
+    assert SERVICES["worker"]["environment"]["PRIVACY_GATEWAY_WITNESS_PATH"] == path
+    mounts = {
+        name: [mount for mount in service.get("volumes", []) if mount.startswith("witness:")]
+        for name, service in SERVICES.items()
+    }
+    assert {name: found for name, found in mounts.items() if found} == {
+        "gateway": [f"witness:{folder}"],
+        "worker": [f"witness:{folder}:ro"],
+    }
+    assert "witness" in COMPOSITION["volumes"]
+    # A new volume takes its owner from the image.
+    assert folder in (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+
+
 def test_secrets_come_by_file() -> None:
     """No password, token or URL with one among the variables."""
     for name, service in SERVICES.items():

@@ -94,6 +94,40 @@ def test_doctor_says_what_is_missing(run: Run) -> None:
     assert {row["part"]: row["ok"] for row in json.loads(after.stdout)}["database"]
 
 
+def test_doctor_warns_of_a_witness_beside_the_database(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def witness() -> str:
+        lines = run("doctor", "--no-worker").stdout.splitlines()
+        return next(line for line in lines if line.split()[1] == "witness")
+
+    run("migrate")
+    beside = witness()
+    assert beside.startswith("note")
+    assert "PRIVACY_GATEWAY_WITNESS_PATH" in beside
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has one file system only")
+    monkeypatch.setenv("PRIVACY_GATEWAY_WITNESS_PATH", str(memory / tmp_path.name / "checkpoint"))
+    assert witness().startswith("ok")
+
+
+def test_backup_and_restore_from_the_command_line(run: Run, tmp_path: Path) -> None:
+    run("migrate")
+    made = run("backup", str(tmp_path / "b"))
+    again = run("backup", str(tmp_path / "b"))
+    unseen = run("restore", str(tmp_path / "b"))
+    there = run("restore", str(tmp_path / "b"), "--without-witness")
+    done = run("restore", str(tmp_path / "b"), "--without-witness", "--replace", "--format", "json")
+
+    assert "0 ledger entries" in made.stdout
+    assert [again.exit_code, unseen.exit_code, there.exit_code] == [3, 3, 3]
+    assert "--without-witness" in unseen.stderr
+    assert "--replace" in there.stderr
+    assert json.loads(done.stdout)["written_back"] == 0
+    assert run("migrate", "--check").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("redis", "flags", "ok", "mark"),
     [
