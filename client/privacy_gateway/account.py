@@ -79,6 +79,7 @@ class _Book:
         self._kinds: dict[str, int] = {}
         self._lists: dict[str, list[dict[str, Any]]] = {"grants": [], "freezes": [], "quotas": []}
         self._refusals: dict[str, int] = {}
+        self._blocks: dict[str, dict[str, Any]] = {}
         self._jobs: dict[str, _Job] = {}
         self._groups: dict[str, dict[str, _Group]] = {name: {} for name in _GROUPS}
         self._changes = 0
@@ -99,6 +100,8 @@ class _Book:
             self._take_job(leaf)
         else:
             self._take_decision(leaf)
+        if isinstance(leaf.get("block"), dict):
+            self._blocks[leaf["block"]["name"]] = leaf["block"]
         if self._last is None or self._last.leaf["balance"] != leaf["balance"]:
             self._take_point(entry)
         self._last = entry
@@ -119,6 +122,7 @@ class _Book:
             **self._lists,
             "refusals": {"count": sum(self._refusals.values()), "codes": self._refusals},
             "charged": total or list(_ZERO),
+            "blocks": [self._block(closing, self._blocks[name]) for name in sorted(self._blocks)],
             "jobs": [
                 job.told(self._alone(job.cost), _share(job.cost[order], of_all))
                 for job in self._jobs.values()
@@ -131,6 +135,22 @@ class _Book:
                 for name, groups in self._groups.items()
             },
             "burn_down": {"changes": self._changes, "points": self._points},
+        }
+
+    def _block(self, closing: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+        """What the people of a block have spent: what counts for all, and their own."""
+        epsilon = closing["epsilon_nano"]
+        charged = _plus(closing["charged"], block["charged"])
+        reserved = _plus(closing["reserved"], block["reserved"])
+        spent = self._spent(epsilon, charged)
+        committed = self._spent(epsilon, _plus(charged, reserved))
+        return {
+            "name": block["name"],
+            "spent_nano": spent,
+            "reserved_nano": committed - spent,
+            "remaining_nano": max(0, epsilon - committed),
+            "charged": list(block["charged"]),
+            "reserved": list(block["reserved"]),
         }
 
     def _take_job(self, leaf: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accounting import ledger, sequencer
+from accounting import blocks, ledger, sequencer
 from accounting.statement import statement
 from gateway import statement_page
 from kit.db import Database
@@ -277,6 +277,46 @@ def test_a_long_burn_down_is_thinned_and_ends_at_the_end() -> None:
 
 def _weights() -> tuple[int, ...]:
     return rdp.default_weights(8 * 10**9, "1e-06")
+
+
+def test_a_blocks_people_have_a_balance_of_their_own(database: Database) -> None:
+    with database.unit_of_work() as session:
+        open_population(session)
+        blocks.open_block(
+            session,
+            population_id="pop_a",
+            name="north",
+            clients=1000,
+            reason="towns",
+            actor_id="usr_o",
+            now=NOW,
+        )
+        reserved(session, "job_1", 1)
+        charged(session, "job_1", 2)
+        ledger.reserve(
+            session,
+            ledger.lock(session, ["pop_a"])["pop_a"],
+            job_id="job_2",
+            researcher_id="usr_s",
+            price=job_price(),
+            rounds=10,
+            facts=FACTS,
+            now=at(3),
+            lease_expires_at=SOON,
+            block="north",
+        )
+        charged(session, "job_2", 4, rounds=4)
+    signed(database)
+    document = told(database)
+    found, per_round = document["statement"], job_price().per_round
+    assert found["closing"]["charged"] == [part * 5 for part in per_round]
+    assert found["charged"] == [part * 9 for part in per_round]
+    (block,) = found["blocks"]
+    assert block["charged"] == [part * 4 for part in per_round]
+    assert block["spent_nano"] > found["closing"]["spent_nano"]
+    assert "north" in statement_page.signed_page(document, [OLD])
+    lines = export(database)
+    assert statements.differences(document, lambda: lines)[0] == []
 
 
 def test_the_page_is_signed_as_a_whole(books: Database) -> None:
