@@ -27,6 +27,7 @@ from gateway.api import (
     populations,
     quotes,
     statements,
+    sweeps,
 )
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
@@ -37,6 +38,7 @@ from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
+from policies.strict import reader
 
 VERSION = "0.1.0"
 DESCRIPTION = "Jobs on people's data, priced in differential privacy, decided by the data's owner."
@@ -58,6 +60,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     bundles.router,
     quotes.router,
     jobs.router,
+    sweeps.router,
     log.router,
     ledger.router,
     statements.router,
@@ -74,7 +77,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         services: the outside world; built from the settings (and closed at the end) when None.
     """
     world = services or open_services(settings)
-    examiners = _examiners(world.engine)
+    examiners = _examiners(world.engine, settings)
     notary = Notary(world)
 
     @asynccontextmanager
@@ -126,6 +129,8 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     return app
 
 
-def _examiners(engine: PolicyEngine) -> tuple[PolicyEngine, ...]:
+def _examiners(engine: PolicyEngine, settings: GatewaySettings) -> tuple[PolicyEngine, ...]:
     """The deciding engine, and the embedded one, which alone reads the language profile."""
-    return (engine,) if engine.name == "embedded" else (engine, EmbeddedEngine(1))
+    if engine.name == "embedded":
+        return (engine,)
+    return engine, EmbeddedEngine(1, strict=reader(settings.opa_binary))

@@ -19,6 +19,7 @@ from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
 from policies.opa import OpaEngine
 from policies.shadow import ShadowEngine
+from policies.strict import reader
 
 if TYPE_CHECKING:
     from jobs.attempt import Attempt, Settled
@@ -61,9 +62,11 @@ def open_services(settings: Settings) -> Services:
 def open_engine(settings: Settings) -> PolicyEngine:
     """The OPA server where one is named, shadowed if it shall be; else the embedded engine."""
     if not settings.opa_url:
-        return EmbeddedEngine(settings.policy_processes)
+        return EmbeddedEngine(settings.policy_processes, strict=reader(settings.opa_binary))
     token = settings.opa_token.get_secret_value() if settings.opa_token else None
     opa = OpaEngine(settings.opa_url, token=token, bundled=settings.opa_bundles)
     if not settings.policy_shadow:
         return opa
-    return ShadowEngine(opa, EmbeddedEngine(settings.policy_processes))
+    return ShadowEngine(
+        opa, EmbeddedEngine(settings.policy_processes, strict=reader(settings.opa_binary))
+    )

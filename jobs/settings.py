@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         opa_url: base URL of an OPA server (`OPA_URL`); empty for the embedded engine.
         opa_token: bearer token for that server (`OPA_TOKEN`).
         opa_bundles: ask only what the OPA server took from a signed bundle (`OPA_BUNDLES`).
+        opa_binary: an `opa` program that reads policies a second time before they are activated; by
+            default the one on PATH, if there is one.
         policy_shadow: ask the embedded engine too; where the answers differ, deny and alarm.
         policy_processes: children of the embedded policy engine.
         policy_deadline_seconds: longest wait for one decision; later is `policy_unavailable`.
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
         default=False, validation_alias=AliasChoices("opa_bundles", "OPA_BUNDLES")
     )
 
+    opa_binary: Path | None = None
     policy_shadow: bool = False
     policy_processes: int = Field(default=2, ge=1, le=64)
     policy_deadline_seconds: float = Field(default=0.5, gt=0, le=30)

@@ -35,6 +35,7 @@ from policies.publication import (
     publication_of_tests,
     rule_name,
 )
+from policies.strict import StrictReader
 from policies.text import TextRefused
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
@@ -57,6 +58,7 @@ class EmbeddedEngine:
         processes: how many decisions run at the same time.
         memory_bytes: address space of each child process beyond its start.
         test_seconds: deadline of one `test_*` rule.
+        strict: who else reads what the language profile lets pass.
 
     Thread-safe. Children are started when first needed and replaced when they die.
     """
@@ -69,7 +71,9 @@ class EmbeddedEngine:
         *,
         memory_bytes: int = MEMORY_BYTES,
         test_seconds: float = DEADLINE_SECONDS,
+        strict: StrictReader | None = None,
     ) -> None:
+        self._strict = strict
         self._pool = Pool(processes, memory_bytes)
         self._test_seconds = test_seconds
 
@@ -79,16 +83,19 @@ class EmbeddedEngine:
         return _version()
 
     def check(self, source: str, tests: str = "") -> Findings:
-        """Parse both texts and enforce the language profile (`policies.lint`).
+        """Parse both texts, enforce the language profile (`policies.lint`), have it read again.
 
         Raises:
-            EngineFailed: no child process could do it.
+            EngineFailed: no child process, or no strict reader, could do it.
         """
         deadline = time.monotonic() + CHECK_SECONDS
         with self._pool.borrow(deadline) as child:
-            return lint.check(
+            found = lint.check(
                 source, tests, lambda modules: _parse(child, modules, deadline), library()
             )
+        if self._strict is None or not found.clean:
+            return found
+        return Findings(found.items + self._strict.check(source, tests).items)
 
     def test(self, source: str, tests: str) -> TestReport:
         """Run every `test_*` rule; a rule that is late, fails or crashes does not pass.
