@@ -49,7 +49,9 @@ def of_request(
         fault = "the request is about another data set than the policy"
         raise Refused("invalid_request", f"job.dataset: {fault}")
     with services.database.read() as session:
-        known = situation.read(session, asking, request.dataset, revision=revision)
+        known = situation.read(
+            session, asking, request.dataset, project=request.project, revision=revision
+        )
     proposal = judgement.propose(services.settings, known, request)
     judged = judgement.judge(
         services,

@@ -58,7 +58,7 @@ def submit(
         known = keys.known(session, (principal.id, idempotency_key), request_hash)
         if known is not None:
             return known
-        seen = situation.read(session, principal, request.dataset)
+        seen = situation.read(session, principal, request.dataset, project=request.project)
     job_id = services.new_id("job")
     attempt = Attempt(
         principal=principal,

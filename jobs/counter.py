@@ -36,7 +36,7 @@ def offer(services: Services, principal: Principal, judged: Judgement) -> Counte
         return None
     request = judged.proposal.request
     with services.database.read() as session:
-        now_known = situation.read(session, principal, request.dataset)
+        now_known = situation.read(session, principal, request.dataset, project=request.project)
     field = Field(services, principal, now_known, services.clock())
     corrected = _corrected(field, request)
     if corrected is None:

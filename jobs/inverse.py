@@ -41,7 +41,7 @@ def solve(
         fault = FieldError("solve_for", "without sampling every client takes part", solve_for)
         raise Refused("invalid_request", f"solve_for: {fault.message}", errors=[fault])
     with services.database.read() as session:
-        known = situation.read(session, principal, request.dataset)
+        known = situation.read(session, principal, request.dataset, project=request.project)
     boldest = turned(request, solve_for, _boldest(services, known, solve_for))
     judged = least_change(Field(services, principal, known, services.clock()), boldest, solve_for)
     if judged is None:

@@ -166,8 +166,10 @@ def _own_rules(settings: Settings, situation: Situation, proposal: Proposal) -> 
         fired.append(Rule(code="frozen", field="dataset", message=message))
     if not situation.budget_admits(proposal.cost):
         fired.append(_room_rule("budget_exceeded", "budget.epsilon", balance, proposal.cost))
-    if situation.share is not None and not situation.share_admits(proposal.cost):
-        fired.append(_room_rule("quota_exceeded", "budget.quota", situation.share, proposal.cost))
+    for share in situation.shares:
+        if not share.admits(proposal.cost):
+            field = "budget.quota" if share.kind == "researcher" else "budget.project_quota"
+            fired.append(_room_rule("quota_exceeded", field, share, proposal.cost))
     fired += floors.rules(
         settings,
         proposal.request,

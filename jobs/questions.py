@@ -10,6 +10,7 @@ from datetime import datetime
 
 from accounting import curve
 from accounting import filter as budget_filter
+from accounting.ledger import QuotaBalance
 from jobs.principal import Principal
 from jobs.proposal import Proposal
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
@@ -56,6 +57,7 @@ def _job_facts(proposal: Proposal) -> question.JobFacts:
     return question.JobFacts(
         algorithm=request.algorithm.name,
         purpose=request.purpose,
+        project=request.project or "",
         rounds=request.rounds,
         clients_per_round=request.clients_per_round,
         noise_multiplier=request.noise_multiplier,
@@ -89,7 +91,12 @@ def _budget_facts(situation: Situation) -> question.BudgetFacts:
         epsilon_nano=balance.terms.epsilon_nano,
         remaining_epsilon_nano=left_nano(balance),
         reserved_epsilon_nano=spent_nano(balance) - charged_only,
-        quota=None
-        if share is None
-        else question.QuotaFacts(terms_of(share).epsilon_nano, left_nano(share)),
+        quota=_quota_facts(share),
+        project_quota=_quota_facts(situation.project),
     )
+
+
+def _quota_facts(share: QuotaBalance | None) -> question.QuotaFacts | None:
+    if share is None:
+        return None
+    return question.QuotaFacts(terms_of(share).epsilon_nano, left_nano(share))

@@ -14,7 +14,7 @@ from jobs import counter, judgement, runnable, situation
 from jobs.judgement import Judgement, Proposal
 from jobs.principal import Principal
 from jobs.services import Services
-from jobs.situation import spent_nano
+from jobs.situation import Situation, spent_nano
 from privacy_gateway import rdp
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import JobRequest, Quote
@@ -44,7 +44,20 @@ def quote(
     """
     principal.require("researcher", "owner")
     with services.database.read() as session:
-        known = situation.read(session, principal, request.dataset)
+        known = situation.read(session, principal, request.dataset, project=request.project)
+    return answer(services, principal, known, request, pld=pld, counter_offer=counter_offer)
+
+
+def answer(
+    services: Services,
+    principal: Principal,
+    known: Situation,
+    request: JobRequest,
+    *,
+    pld: bool = False,
+    counter_offer: bool = True,
+) -> Quote:
+    """The quote of a request against facts that were read before; see `quote`."""
     proposal = judgement.propose(services.settings, known, request)
     judged = judgement.judge(
         services,
@@ -70,7 +83,7 @@ def quote(
         refusals=[*unrunnable, *judged.rules],
         counter_offer=counter.offer(services, principal, judged) if wanted else None,
         how_many_more=calibrate.how_many_more(
-            balance, proposal.price, proposal.plan.charge_units, quota=known.share
+            balance, proposal.price, proposal.plan.charge_units, quota=known.shares
         ),
         compute=dict(proposal.compute),
     )

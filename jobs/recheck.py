@@ -60,15 +60,18 @@ def look(services: Services, session: Session, job: Job) -> tuple[Situation, Pro
         Refused: `not_found` when the dataset has no active policy any more.
     """
     principal = researcher_of(job)
-    seen = situation.read(session, principal, job.dataset_id)
-    proposal = propose(services.settings, seen, request_of(job))
+    request = request_of(job)
+    seen = situation.read(session, principal, job.dataset_id, project=request.project)
+    proposal = propose(services.settings, seen, request)
     own = ledger.held(session, job.id)
     if own is None:
         raise Refused("not_found", f"job {job.id} has no reservation")
     balance = _without(seen.balance, own)
     share = None if seen.share is None else _without(seen.share, own)
+    project = None if seen.project is None else _without(seen.project, own)
     history = _history(session, job, seen.balance, own)
-    return replace(seen, balance=balance, share=share, history=history), proposal
+    without = replace(seen, balance=balance, share=share, project=project, history=history)
+    return without, proposal
 
 
 def ask(

@@ -62,6 +62,10 @@ def left_facts(judged: Judgement) -> dict[str, float]:
     if share is not None:
         facts["quota_epsilon"] = terms_of(share).epsilon
         facts["quota_epsilon_remaining"] = left_nano(share) / NANO
+    project = judged.situation.project
+    if project is not None:
+        facts["project_quota_epsilon"] = terms_of(project).epsilon
+        facts["project_quota_epsilon_remaining"] = left_nano(project) / NANO
     return facts
 
 

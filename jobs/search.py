@@ -126,7 +126,7 @@ def _close_in(
 
 def _first_affordable(field: Field, request: JobRequest, knob: Knob) -> int | None:
     """The first step, from the request's own towards privacy, that budget and quota admit."""
-    account, quota = field.situation.balance, field.situation.share
+    account, quota = field.situation.balance, field.situation.shares
     try:
         facts = field.situation
         plan = plan_for(request, facts.dataset, clients=facts.balance.clients)

@@ -10,7 +10,7 @@ itself but its recorded refusal. Nothing is published here, and nothing here may
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +18,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import blocks, ledger
+from accounting import blocks, ledger, quotas
 from accounting.book import Book
-from jobs import judgement, keys, situation, states
+from accounting.ledger import Balance, QuotaBalance
+from jobs import judgement, keys, projects, situation, states
 from jobs.attempt import Attempt, Denied, Outcome, Settled, facts_of, job_of, job_row
 from jobs.judgement import Judgement
 from jobs.keys import Mine
@@ -90,6 +91,7 @@ class _Group:
         self._standing = situation.standing(session, {each.request.dataset for each in attempts})
         self._pasts = situation.pasts(session, balances, people)
         self._book.know(past.share for past in self._pasts.values())
+        self._book.know(_project_shares(session, balances, attempts))
         self._views: dict[Mine, Outcome] = {}
         self._decisions: list[dict[str, Any]] = []
         self._jobs: list[dict[str, Any]] = []
@@ -171,11 +173,23 @@ class _Group:
         seen = attempt.first.situation
         dataset, revision = seen.dataset, seen.revision
         if self._standing.get(dataset.id) != (dataset.frozen, revision.id):
-            there = situation.read(self._session, attempt.principal, dataset.id)
+            project = attempt.request.project
+            there = situation.read(self._session, attempt.principal, dataset.id, project=project)
             dataset, revision = there.dataset, there.revision
         past = self._pasts[attempt.population_id, attempt.principal.id]
         balance = self._book.balance(attempt.population_id)
-        return situation.situation_of(dataset, revision, balance, past)
+        target = self._book.target(attempt.population_id, situation.block_of(dataset))
+        return situation.situation_of(
+            dataset, revision, target.seen(balance), past, self._project(attempt)
+        )
+
+    def _project(self, attempt: Attempt) -> QuotaBalance | None:
+        """What the attempt's project has spent by now; only a member may add to it."""
+        project = attempt.request.project
+        if project is None:
+            return None
+        projects.require_member(self._session, attempt.principal, project)
+        return self._book.share(attempt.population_id, project, "project")
 
     def _admit(self, attempt: Attempt, judged: Judgement, decision: dict[str, Any]) -> Outcome:
         """Reserve, and note decision, job, events and hint."""
@@ -194,6 +208,8 @@ class _Group:
             facts=facts_of(attempt, judged, decision),
             now=self._now,
             lease_expires_at=self._now + lasting,
+            project=attempt.request.project,
+            block=situation.block_of(judged.situation.dataset),
         )
         # Nothing below can fail: from here on the attempt is part of the group.
         self._pasts[whose] = Past(self._book.share(*whose), ordinal, micros(self._now))
@@ -219,3 +235,13 @@ class _Group:
             rounds=judged.proposal.plan.charge_units,
         )
         self._decisions.append(decision)
+
+
+def _project_shares(
+    session: Session, balances: Mapping[str, Balance], attempts: Iterable[Attempt]
+) -> Iterator[QuotaBalance]:
+    """What the projects of a group have spent, read under the lock."""
+    named = {(each.population_id, each.request.project) for each in attempts}
+    for population_id, project in sorted((a, b) for a, b in named if b is not None):
+        delta = balances[population_id].terms.delta
+        yield quotas.quota(session, population_id, project, kind="project", delta=delta)

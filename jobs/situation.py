@@ -16,12 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
+from accounting import blocks, quotas
 from accounting import filter as budget_filter
 from accounting.budget import Terms
 from accounting.ledger import Balance, QuotaBalance
 from accounting.posting import balance_of
 from accounting.quotas import balance_of as quota_of
 from accounting.quotas import nothing as no_quota
+from jobs import projects
 from jobs.principal import Principal
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
@@ -110,8 +112,10 @@ class Situation:
 
     Attributes:
         dataset: the immutable version that is asked for.
-        balance: its people's budget; `clients` is their public number.
+        balance: its people's budget; `clients` is their public number. Where the population has
+            blocks, as the most burdened of the people the job is about has spent it.
         share: the researcher's own part of it, None without a quota.
+        project: the share of the project that the job is charged to, None without a quota.
         revision: the owner's active policy.
         history: what this researcher did before.
     """
@@ -121,6 +125,12 @@ class Situation:
     share: QuotaBalance | None
     revision: Revision
     history: History
+    project: QuotaBalance | None = None
+
+    @property
+    def shares(self) -> tuple[QuotaBalance, ...]:
+        """The quotas that are set."""
+        return tuple(share for share in (self.share, self.project) if share is not None)
 
     @property
     def versions(self) -> tuple[str, int, bool, int]:
@@ -141,8 +151,8 @@ class Situation:
         return self.balance.admits(cost)
 
     def share_admits(self, cost: tuple[int, ...]) -> bool:
-        """Whether the researcher's quota has room; always without a quota."""
-        return self.share is None or self.share.admits(cost)
+        """Whether every quota that is set has room."""
+        return all(share.admits(cost) for share in self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +165,12 @@ class Past:
 
 
 def read(
-    session: Session, principal: Principal, dataset_id: str, *, revision: Revision | None = None
+    session: Session,
+    principal: Principal,
+    dataset_id: str,
+    *,
+    project: str | None = None,
+    revision: Revision | None = None,
 ) -> Situation:
     """The situation of one caller and one data set, as this transaction sees it.
 
@@ -163,7 +178,7 @@ def read(
 
     Raises:
         Refused: `not_found` for a data set that is absent, has no active policy, or belongs to
-            another owner; the three look alike.
+            another owner, which look alike; for a project that the caller is no member of.
     """
     row = session.connection().execute(_HERE, {"dataset_id": dataset_id}).one_or_none()
     if row is None or (principal.role == "owner" and row.owner_id != principal.id):
@@ -175,17 +190,47 @@ def read(
     wanted = {"population_id": balance.population_id, "researcher_id": principal.id}
     person = session.connection().execute(_PERSON, wanted).one_or_none()
     past = _past(person, balance.terms.delta) if person else _nothing(balance, principal.id)
+    target = blocks.target(session, balance, block_of(cast("Dataset", row)))
+    theirs = project_share(session, principal, balance, project)
     # The row is read-only and holds nothing of the session: a situation outlives its transaction.
-    return situation_of(cast("Dataset", row), revision, balance, past)
+    return situation_of(cast("Dataset", row), revision, target.seen(balance), past, theirs)
 
 
-def situation_of(dataset: Dataset, revision: Revision, balance: Balance, past: Past) -> Situation:
+def block_of(dataset: Dataset) -> str | None:
+    """Whom jobs on a data set count for: one block's people, or everybody (None)."""
+    name: str | None = dataset.manifest.get("block")
+    return name
+
+
+def project_share(
+    session: Session, principal: Principal, balance: Balance, project: str | None
+) -> QuotaBalance | None:
+    """The spending of the project a job is charged to.
+
+    Raises:
+        Refused: `not_found` for a project that the caller is no member of.
+    """
+    if project is None:
+        return None
+    projects.require_member(session, principal, project)
+    delta = balance.terms.delta
+    return quotas.quota(session, balance.population_id, project, kind="project", delta=delta)
+
+
+def situation_of(
+    dataset: Dataset,
+    revision: Revision,
+    balance: Balance,
+    past: Past,
+    project: QuotaBalance | None = None,
+) -> Situation:
     """The facts put together."""
     spent = budget_filter.add(past.share.charged, past.share.reserved)
     return Situation(
         dataset=dataset,
         balance=balance,
         share=None if past.share.terms is None else past.share,
+        project=None if project is None or project.terms is None else project,
         revision=revision,
         history=History(
             jobs=past.ordinal,

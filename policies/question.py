@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ LARGEST_QUESTION = 64 * 1024
 PPM = 1_000_000
 
 Kind = Literal["train", "evaluate", "query"]
+_PLAIN = frozenset({int, str, bool, float, type(None)})
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -62,7 +63,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What is to be done. `clip_norm` is a number or `"adaptive"`."""
+    """What is to be done. `clip_norm` is a number or `"adaptive"`; `project` may be empty."""
 
     algorithm: str
     purpose: str
@@ -73,6 +74,7 @@ class JobFacts:
     local_epochs: int
     outputs: tuple[str, ...]
     model: ModelFacts
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class CostFacts:
 
 @dataclass(frozen=True, slots=True)
 class QuotaFacts:
-    """The researcher's own share of the budget."""
+    """A researcher's or a project's share of the budget."""
 
     epsilon_nano: int
     remaining_epsilon_nano: int
@@ -109,12 +111,13 @@ class QuotaFacts:
 
 @dataclass(frozen=True, slots=True)
 class BudgetFacts:
-    """The population's budget; what remains is rounded down. `quota` is None without a share."""
+    """The population's budget; what remains is rounded down. A quota is None without a share."""
 
     epsilon_nano: int
     remaining_epsilon_nano: int
     reserved_epsilon_nano: int
     quota: QuotaFacts | None = None
+    project_quota: QuotaFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +242,12 @@ def moment_of(at: datetime) -> dict[str, Any]:
 
 def _budget(budget: BudgetFacts) -> dict[str, Any]:
     """Without a share the budget is the share: engines differ on `not` over a missing path."""
-    share = budget.quota or QuotaFacts(budget.epsilon_nano, budget.remaining_epsilon_nano)
-    quota = {"limited": budget.quota is not None, **_plain(share)}
-    return {**_plain(budget), "quota": quota}
+    whole = QuotaFacts(budget.epsilon_nano, budget.remaining_epsilon_nano)
+    shares = {"quota": budget.quota, "project_quota": budget.project_quota}
+    return _plain(budget) | {
+        name: {"limited": share is not None, **_plain(share or whole)}
+        for name, share in shares.items()
+    }
 
 
 def _history(history: HistoryFacts) -> dict[str, Any]:
@@ -264,6 +270,7 @@ def _derived(job: JobFacts, dataset: DatasetFacts, cost: CostFacts) -> dict[str,
     }
 
 
+@lru_cache(maxsize=4096)
 def _ppm(value: float) -> Fraction:
     """Exact millionths of the shortest decimal that means this float: 0.3 is 300,000."""
     return Fraction(repr(float(value))) * PPM
@@ -271,10 +278,13 @@ def _ppm(value: float) -> Fraction:
 
 def _plain(facts: Any) -> dict[str, Any]:
     """A dataclass as JSON: tuples become lists."""
-    return {each.name: _listed(getattr(facts, each.name)) for each in fields(facts)}
+    return {name: _listed(getattr(facts, name)) for name in type(facts).__slots__}
 
 
 def _listed(value: Any) -> Any:
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is tuple:
         return list(value)
     return _plain(value) if is_dataclass(value) else value
