@@ -47,6 +47,7 @@ _MOVE = sa.update(POPULATION).where(
     POPULATION.c.version == sa.bindparam("from_version"),
 )
 APPEND = sa.insert(ENTRY)
+_PLAIN = frozenset({int, str, bool, type(None)})
 _APPEND_ONE = APPEND.returning(ENTRY.c.id)
 
 
@@ -353,11 +354,15 @@ def _leaf(
 
 def _plain(value: Any) -> Any:
     """A leaf holds no floats; their shortest text says the same for ever."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple):
+        if _PLAIN.issuperset(map(type, value)):
+            return list(value)
         return [_plain(member) for member in value]
     return value
 

@@ -1,12 +1,18 @@
-"""How many admissions a second does one hot budget take from 16 clients?
+"""How many admissions a second do 16 clients get, on one hot budget and on 16 of them?
 
-Every admission must lock the same row, so a database's own rate of durable single-row commits is
-the ceiling of any ledger that commits each by itself; it is measured in the same run.
+Three acts, each alone and through the group-commit writer: `ledger.reserve` is reservation, entry,
+balance and quota; `settle` is everything an admission stores (idempotency key, decision,
+reservation, entry, balance, quota, job, three events, outbox row) with every check under the lock,
+for attempts that were judged before; `submit` is the whole use case, policy and price included.
+Alone, every admission is a commit under the budget's lock, so a database's own rate of durable
+single-row commits is its ceiling; it is measured in the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,52 +21,106 @@ import sqlalchemy as sa
 from accounting import curve, ledger
 from accounting.plan import TrainingPlan
 from accounting.tables import RESERVATION
+from benchmarks import history
 from benchmarks import market as markets
 from benchmarks.report import Table
 from benchmarks.timing import Sizes, Spread, rushes
-from jobs import admission
+from jobs import admission, judgement, situation
+from jobs.attempt import Attempt
+from jobs.settle import settle
 from kit.db import Database
+from privacy_gateway import canonical
 from tests.support.market import Market
 
 CLIENTS = 16
+HISTORY = 100_000
+LONG_HISTORY = 1_000_000
+COLUMNS = ("what", "budgets", "a second", "p50 ms", "p99 ms", "of the commit rate")
 Act = Callable[[int], object]
 
 
+@dataclass(frozen=True)
+class Ground:
+    """One database with its markets, seen with and without a writer, and its commit rate."""
+
+    name: str
+    alone: Sequence[Market]
+    grouped: Sequence[Market]
+    ceiling: float
+    ceiling_taken: Spread
+
+
 def ask(sizes: Sizes) -> Iterator[Table]:
-    """One table for both databases."""
-    table = Table(
-        "admission",
-        f"one hot budget, {CLIENTS} clients",
-        ("what", "a second", "p50 ms", "p99 ms", "of the commit rate"),
+    """One table for the paths and budgets, one for a long history."""
+    yield _paths(sizes)
+    yield _aged(sizes)
+
+
+def _paths(sizes: Sizes) -> Table:
+    table = Table("admission", f"{CLIENTS} clients on one budget, and on one each", COLUMNS)
+    for ground in _grounds(CLIENTS, sizes):
+        _row(table, ground, "one row a commit, 1 client", 0, ground.ceiling_taken)
+        for budgets in (1, CLIENTS):
+            alone, grouped = ground.alone[:budgets], ground.grouped[:budgets]
+            acts = {
+                "ledger.reserve": _reserve(alone),
+                "settle": _settle(alone),
+                "settle, grouped": _settle(grouped),
+                "submit": _submit(alone),
+                "submit, grouped": _submit(grouped),
+            }
+            for what, act in acts.items():
+                _row(table, ground, what, budgets, *rushes(CLIENTS, act, sizes))
+        _check(ground.alone)
+    table.notes.append(
+        "durable: WAL with synchronous=FULL, fsync on; after the run each balance equals the sum "
+        "of its reservations, none too many; targets: submit ≥ 100/s with p99 ≤ 1 s, and grouped "
+        "settle ≥ 1,000/s, both on one budget"
     )
+    return table
+
+
+def _aged(sizes: Sizes) -> Table:
+    """The same on a budget with a past."""
+    count = LONG_HISTORY if sizes.full else HISTORY // 50 if sizes.quick else HISTORY
+    table = Table("admission-history", f"one budget with {count:,} earlier jobs", COLUMNS)
+    for ground in _grounds(1, sizes):
+        history.age(ground.alone[0], count)
+        for what, act in {
+            "submit": _submit(ground.alone),
+            "submit, grouped": _submit(ground.grouped),
+        }.items():
+            _row(table, ground, what, 1, *rushes(CLIENTS, act, sizes))
+    return table
+
+
+def _grounds(budgets: int, sizes: Sizes) -> Iterator[Ground]:
+    """Each database in turn, with so many populations."""
     with (
         markets.scratch() as folder,
         markets.databases(folder) as databases,
         markets.engine() as engine,
     ):
         for name, database in databases.items():
-            market = markets.open_market(database, engine, folder)
-            _compare(table, name, market, sizes)
-            _check(market)
-        if markets.POSTGRESQL not in databases:
-            table.notes.append("no PostgreSQL on this machine")
-    table.notes.append(
-        "durable: WAL with synchronous=FULL, fsync on; each admission is a commit of its own; "
-        "after the run the balance equals the sum of all reservations, none too many; "
-        "floor ≥ 100/s with p99 ≤ 1 s"
-    )
-    yield table
+            opened = [markets.open_market(database, engine, folder) for _ in range(budgets)]
+            commit, close = _single_rows(database)
+            ceiling, taken = rushes(1, commit, sizes)
+            close()
+            with _writer(opened) as grouped:
+                yield Ground(name, opened, grouped, ceiling, taken)
 
 
-def _compare(table: Table, name: str, market: Market, sizes: Sizes) -> None:
-    commit, close = _single_rows(market.database)
-    ceiling, taken = rushes(1, commit, sizes)
-    close()
-    _row(table, f"{name}: one row a commit, 1 client", ceiling, taken, ceiling)
-    acts = {"ledger.reserve": _reserve(market), "admission.submit": _submit(market)}
-    for what, act in acts.items():
-        rate, taken = rushes(CLIENTS, act, sizes)
-        _row(table, f"{name}: {what}", rate, taken, ceiling)
+@contextmanager
+def _writer(opened: Sequence[Market]) -> Iterator[list[Market]]:
+    """The markets behind one group-commit writer."""
+    services = opened[0].services
+    settings = services.settings.model_copy(update={"group_commit": True})
+    together = admission.with_writer(replace(services, settings=settings))
+    try:
+        yield [replace(market, services=together) for market in opened]
+    finally:
+        if together.writer is not None:
+            together.writer.close()
 
 
 def _single_rows(database: Database) -> tuple[Act, Callable[[], None]]:
@@ -80,11 +140,12 @@ def _single_rows(database: Database) -> tuple[Act, Callable[[], None]]:
     return lambda number: cursor.execute(f"INSERT INTO probe VALUES ({mark})", (number,)), close
 
 
-def _reserve(market: Market) -> Act:
+def _reserve(opened: Sequence[Market]) -> Act:
     """Lock, filter, reservation, entry, commit: the ledger without policy and job."""
     price = curve.price(TrainingPlan(1000, 2, 1, 50.0).mechanism)
 
     def act(number: int) -> object:
+        market = opened[number % len(opened)]
         now = market.clock()
         with market.database.unit_of_work() as session:
             balance = ledger.lock(session, [market.population_id])[market.population_id]
@@ -103,32 +164,84 @@ def _reserve(market: Market) -> Act:
     return act
 
 
-def _submit(market: Market) -> Act:
+def _settle(opened: Sequence[Market]) -> Act:
+    """Everything that is stored, and every check under the lock, of attempts judged before."""
+    judged = [_attempt(opened[number % len(opened)], number) for number in range(CLIENTS)]
+
+    def act(number: int) -> object:
+        services = opened[number % len(opened)].services
+        attempt = replace(
+            judged[number],
+            key=f"key-{next(markets.SERIAL)}",
+            job_id=services.new_id("job"),
+        )
+        if services.writer is not None:
+            return services.writer.submit(attempt)
+        with services.database.unit_of_work() as session:
+            (answer,) = settle(services, session, [attempt])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return act
+
+
+def _attempt(market: Market, number: int) -> Attempt:
+    services, me = market.services, markets.researcher(number)
+    asked = markets.cheap(market.dataset_id)
+    with market.database.read() as session:
+        seen = situation.read(session, me, market.dataset_id)
+    proposal = judgement.propose(services.settings, seen, asked)
+    text = canonical.dumps(asked.model_dump(mode="json"), floats=True)
+    return Attempt(
+        principal=me,
+        request=asked,
+        request_text=text.decode(),
+        request_hash=canonical.digest_of(text),
+        key="key",
+        job_id="job",
+        first=judgement.judge(services, me, seen, proposal, request_id="job", now=services.clock()),
+    )
+
+
+def _submit(opened: Sequence[Market]) -> Act:
     """The whole use case: price, policy, lock, everything written, commit."""
-    request = markets.cheap(market.dataset_id)
+    requests = [markets.cheap(market.dataset_id) for market in opened]
     people = [markets.researcher(number) for number in range(CLIENTS)]
 
     def act(number: int) -> object:
+        market, request = opened[number % len(opened)], requests[number % len(opened)]
         key = f"key-{next(markets.SERIAL)}"
         return admission.submit(market.services, people[number], request, key)
 
     return act
 
 
-def _check(market: Market) -> None:
-    """The balance holds what was reserved, to the last unit.
+def _check(opened: Sequence[Market]) -> None:
+    """Each balance holds what was reserved, to the last unit.
 
     Raises:
         RuntimeError: it does not, and the figures above mean nothing.
     """
-    query = sa.select(RESERVATION.c.per_round, RESERVATION.c.rounds_reserved)
-    with market.database.read() as session:
-        rows = session.execute(query).all()
-    held = [tuple(cost * rounds for cost in per_round) for per_round, rounds in rows]
-    if tuple(map(sum, zip(*held, strict=True))) != market.balance().reserved:
-        raise RuntimeError("the balance is not the sum of its reservations")
+    for market in opened:
+        query = sa.select(RESERVATION.c.per_round, RESERVATION.c.rounds_reserved).where(
+            RESERVATION.c.population_id == market.population_id
+        )
+        with market.database.read() as session:
+            rows = session.execute(query).all()
+        held = [tuple(cost * rounds for cost in per_round) for per_round, rounds in rows]
+        if tuple(map(sum, zip(*held, strict=True))) != market.balance().reserved:
+            raise RuntimeError("the balance is not the sum of its reservations")
 
 
-def _row(table: Table, what: str, rate: float, taken: Spread, ceiling: float) -> None:
+def _row(
+    table: Table,
+    ground: Ground,
+    what: str,
+    budgets: int,
+    *measured: Any,
+) -> None:
+    rate, taken = measured if len(measured) == 2 else (ground.ceiling, measured[0])
     p50, p99 = taken.median * 1e3, taken.percentile(99) * 1e3
-    table.add(what, rate, p50, p99, rate / ceiling)
+    share = rate / ground.ceiling
+    table.add(f"{ground.name}: {what}", budgets or "", rate, p50, p99, share)

@@ -23,6 +23,7 @@ MAX_BYTES = 1_048_576
 _INT_DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
+_PLAIN = frozenset({int, str, bool, type(None)})
 
 
 def dumps(value: Any, *, floats: bool = False) -> bytes:
@@ -129,10 +130,12 @@ def _refuse_floats(value: Any) -> None:
     """Floats have no place in a hash: two languages may print them differently."""
     if isinstance(value, float):
         raise TypeError("canonical JSON holds integers and strings, not floats")
-    if isinstance(value, Mapping):
-        for member in value.values():
-            _refuse_floats(member)
-    elif isinstance(value, list | tuple):
+    if isinstance(value, dict | Mapping):
+        value = tuple(value.values())
+    elif not isinstance(value, list | tuple):
+        return
+    # Most members are plain, and most sequences are sixteen integers: one look at their types.
+    if not _PLAIN.issuperset(map(type, value)):
         for member in value:
             _refuse_floats(member)
 

@@ -1,0 +1,54 @@
+"""A long past for a market: one researcher's jobs and the sealed entries that reserved them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from accounting import ledger
+from accounting.book import Book
+from benchmarks import market as markets
+from jobs import admission, judgement, situation
+from jobs.tables import Job
+from kit.ids import new_id
+from tests.support.market import Market
+
+CHUNK = 5_000
+_JOB = Job.__table__  # type: ignore[attr-defined]
+
+
+def age(market: Market, count: int) -> None:
+    """Admit one job of researcher 1, and `count - 1` more like it without their policy."""
+    me, services = markets.researcher(1), market.services
+    asked = markets.cheap(market.dataset_id)
+    first = admission.submit(services, me, asked, None).job
+    with market.database.read() as session:
+        query = sa.select(_JOB).where(_JOB.c.id == first.id)
+        job: dict[str, Any] = dict(session.execute(query).mappings().one())
+        seen = situation.read(session, me, market.dataset_id)
+    proposal = judgement.propose(services.settings, seen, asked)
+    facts = {"actor": me.id, "decision_id": job["decision_id"]}
+    for start in range(2, count + 1, CHUNK):
+        ordinals = range(start, min(start + CHUNK, count + 1))
+        rows = [job | {"id": new_id("job"), "ordinal": ordinal} for ordinal in ordinals]
+        with market.database.unit_of_work() as session:
+            book = Book(ledger.lock(session, [market.population_id]))
+            past = situation.pasts(
+                session, {seen.balance.population_id: seen.balance}, [(market.population_id, me.id)]
+            )
+            book.know(each.share for each in past.values())
+            for row in rows:
+                book.reserve(
+                    market.population_id,
+                    job_id=row["id"],
+                    researcher_id=me.id,
+                    price=proposal.price,
+                    rounds=proposal.plan.charge_units,
+                    facts=facts,
+                    now=market.clock(),
+                    lease_expires_at=market.clock() + timedelta(hours=1),
+                )
+            book.write(session)
+            session.connection().execute(sa.insert(_JOB), rows)
