@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from gateway import schema
 from gateway.bootstrap import first_admin
 from gateway.settings import GatewaySettings
 from kit.db import Database
+from kit.guards import GUARDS
 from privacy_gateway.errors import Refused
 
 
@@ -77,6 +79,34 @@ def test_ledger_entries_of_a_migrated_database_cannot_be_changed(empty: Database
 
     with empty.engine.connect() as connection:
         assert connection.scalar(sa.text(triggers)) >= 1
+
+
+def _triggers(database: Database) -> set[tuple[str, ...]]:
+    """Every trigger: name, table, and what fires it."""
+    query = {
+        "sqlite": "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'",
+        "postgresql": "SELECT t.tgname, t.tgrelid::regclass::text, pg_get_triggerdef(t.oid)"
+        " || p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+        " WHERE NOT t.tgisinternal",
+    }[database.url.get_backend_name()]
+    with database.engine.connect() as connection:
+        return {tuple(row) for row in connection.exec_driver_sql(query)}
+
+
+def test_migrated_triggers_are_those_of_the_models(empty: Database, tmp_path: Path) -> None:
+    schema.upgrade(empty)
+    migrated = _triggers(empty)
+    with empty.engine.begin() as connection:
+        if empty.is_sqlite:
+            made = Database(f"sqlite:///{tmp_path / 'made.db'}")
+        else:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+            made = Database(empty.url.render_as_string(hide_password=False))
+    made.create_all()
+    assert migrated == _triggers(made)
+    made.close()
+    assert {table for _, table, _ in migrated} == set(GUARDS)
 
 
 def test_a_gateway_refuses_another_schema_and_says_what_to_do(empty: Database) -> None:
