@@ -27,6 +27,7 @@ from worker.training import confine
 from worker.training.confine import Bounds
 
 UNCONFINED = "--unconfined"
+PROGRAM = "worker.training"
 
 _log = log.get("worker")
 _IMPORTABLE = (
@@ -150,7 +151,7 @@ def launch(
     shape, *rest = arguments
     parent = 0 if around else os.getpid()
     return subprocess.Popen(
-        [*around, *_python(), "-m", "worker.training", shape, str(parent), *rest],
+        [*around, *_python(), "-m", PROGRAM, shape, str(parent), *rest],
         env=environment(),
         cwd="/",
         stdin=subprocess.DEVNULL,
