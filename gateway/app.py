@@ -32,6 +32,7 @@ from gateway.api import (
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
+from jobs import admission
 from jobs.notary import Notary, require_not_rolled_back
 from jobs.queue import Queue
 from jobs.reaper import Housekeeping
@@ -76,7 +77,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         settings: the front door's settings.
         services: the outside world; built from the settings (and closed at the end) when None.
     """
-    world = services or open_services(settings)
+    world = services or admission.with_writer(open_services(settings))
     examiners = _examiners(world.engine, settings)
     notary = Notary(world)
 
