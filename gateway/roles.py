@@ -54,6 +54,8 @@ ACCESS: Final[dict[str, tuple[str, str, str]]] = {
     "idempotency": ("sid", "", ""),
     "job": ("siu", "su", "s"),
     "job_event": ("si", "si", "s"),
+    "sweep": ("si", "", "s"),
+    "sweep_member": ("si", "", "s"),
     "job_approval": ("si", "s", "s"),
     "job_release": ("su", "siu", "s"),
     "receipt": ("si", "si", "s"),

@@ -35,6 +35,7 @@ class Attempt:
     key: str | None
     job_id: str
     first: Judgement
+    sweep: str | None = None
 
     @property
     def mine(self) -> tuple[str, str | None]:
@@ -131,4 +132,5 @@ def facts_of(attempt: Attempt, judged: Judgement, decision: dict[str, Any]) -> d
         "decision_id": decision["id"],
         "decision_digest": decision["digest"],
         "policy_engine": f"{decision['engine']} {decision['engine_version']}",
+        **({} if attempt.sweep is None else {"sweep": attempt.sweep}),
     }

@@ -24,7 +24,8 @@ from sqlmodel import Field, SQLModel
 # Imported for the tables that foreign keys below name.
 import accounting.tables_scope  # noqa: F401
 import jobs.tables_datasets
-import jobs.tables_people  # noqa: F401
+import jobs.tables_people
+import jobs.tables_sweeps  # noqa: F401
 import policies.tables  # noqa: F401
 from kit.guards import Guard, protect
 

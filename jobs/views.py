@@ -60,7 +60,7 @@ def find(session: Session, principal: Principal, job_id: str) -> Job:
     Raises:
         Refused: `not_found`, the same for a job that is absent and for one of somebody else.
     """
-    query = sa.select(Job).where(_JOB.c.id == job_id, _visible_to(principal))
+    query = sa.select(Job).where(_JOB.c.id == job_id, visible_to(principal))
     job = session.execute(query).scalar_one_or_none()
     if job is None:
         raise no_job(job_id)
@@ -106,7 +106,7 @@ def list_jobs(
         raise invalid("status", f"is one of {', '.join(STATES)}", value=status)
     if not 1 <= limit <= 1000:
         raise invalid("limit", "is between 1 and 1000", value=limit)
-    query = sa.select(Job).where(_visible_to(principal))
+    query = sa.select(Job).where(visible_to(principal))
     if status is not None:
         query = query.where(_JOB.c.status == status)
     if dataset is not None:
@@ -117,8 +117,8 @@ def list_jobs(
     return [job_view(session, job, now=now) for job in rows]
 
 
-def _visible_to(principal: Principal) -> sa.ColumnElement[bool]:
-    """The scope of one role as a condition."""
+def visible_to(principal: Principal) -> sa.ColumnElement[bool]:
+    """The jobs one role may see, as a condition."""
     if principal.role in ("admin", "auditor"):
         return sa.true()
     if principal.role == "owner":

@@ -103,6 +103,15 @@ class JobRequest(Strict):
     project: Identifier | None = None
 
 
+class SweepRequest(Strict):
+    """Body of `POST /v1/sweeps` and of `POST /v1/quotes/sweep`: runs that stand or fall together.
+
+    They are priced, decided and reserved in this order, each after those before it.
+    """
+
+    jobs: Annotated[tuple[JobRequest, ...], Field(strict=False, min_length=1, max_length=100)]
+
+
 class QuoteRequest(Strict):
     """Body of `POST /v1/quotes`."""
 
@@ -279,6 +288,30 @@ class Quote(View):
     compute: dict[str, int | float]
 
 
+class SweepBudget(View):
+    """What a sweep does to one population's budget: the odometer before and after all of it."""
+
+    population: str
+    delta: float
+    budget_epsilon: float
+    budget_before: float
+    budget_after: float
+
+
+class SweepQuote(View):
+    """Price and verdict of a sweep; each member's quote counts the members before it as reserved.
+
+    `budgets` says for each population what the whole sweep does to it. `fits` and `verdict` are of
+    all members together: `deny` as soon as one of them would be refused.
+    """
+
+    quotes: list[Quote]
+    fits: bool
+    verdict: Literal["allow", "needs_approval", "deny"]
+    refused: list[int]
+    budgets: list[SweepBudget]
+
+
 class InverseAnswer(View):
     """`value` is admitted now, one step further is refused; None where nothing fits."""
 
@@ -308,6 +341,18 @@ class JobView(View):
     failure: str | None = None
     request: dict[str, Any]
     metrics: dict[str, float] | None = None
+
+
+class SweepView(View):
+    """Jobs that were admitted together; `open` until all of them have ended."""
+
+    id: str
+    status: Literal["open", "over"]
+    created_at: str
+    jobs: list[JobView]
+    ended: int
+    rounds: int
+    rounds_charged: int
 
 
 StrictModel = TypeVar("StrictModel", bound=BaseModel)

@@ -8,8 +8,15 @@ from fastapi import APIRouter
 
 from gateway.body import json_body
 from gateway.deps import Outside, Pricer
-from jobs import inverse, quoting
-from privacy_gateway.schemas import InverseAnswer, InverseRequest, Quote, QuoteRequest
+from jobs import inverse, quoting, sweep_quotes
+from privacy_gateway.schemas import (
+    InverseAnswer,
+    InverseRequest,
+    Quote,
+    QuoteRequest,
+    SweepQuote,
+    SweepRequest,
+)
 
 router = APIRouter(prefix="/v1/quotes", tags=["quotes"])
 
@@ -28,3 +35,11 @@ def solve(
 ) -> InverseAnswer:
     """The most rounds, the least noise or the largest cohort that is admitted now."""
     return inverse.solve(services, caller, body.job, body.solve_for)
+
+
+@router.post("/sweep")
+def quote_sweep(
+    services: Outside, caller: Pricer, body: Annotated[SweepRequest, json_body(SweepRequest)]
+) -> SweepQuote:
+    """Price and verdict of several runs as one: each after those before it, and the total."""
+    return sweep_quotes.quote(services, caller, body.jobs)

@@ -43,6 +43,10 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/v1/datasets/{dataset_id}/policies/{number}/dry-run"): {A, O},
     ("POST", "/v1/quotes"): {O, R},
     ("POST", "/v1/quotes/inverse"): {O, R},
+    ("POST", "/v1/quotes/sweep"): {O, R},
+    ("POST", "/v1/sweeps"): {R},
+    ("GET", "/v1/sweeps/{sweep_id}"): EVERYBODY,
+    ("POST", "/v1/sweeps/{sweep_id}/cancel"): {A, O, R},
     ("POST", "/v1/jobs"): {R},
     ("GET", "/v1/jobs"): EVERYBODY,
     ("GET", "/v1/jobs/{job_id}"): EVERYBODY,
@@ -105,7 +109,9 @@ def test_every_route_enforces_its_row(gateway: Gateway, who: str | None) -> None
 
 def _filled(path: str, ids: dict[str, str]) -> str:
     """The path with ids of real things where known, else of nothing."""
-    values = dict.fromkeys(("token_id", "population_id", "dataset_id", "job_id"), "nothing_1")
+    values = dict.fromkeys(
+        ("token_id", "population_id", "dataset_id", "job_id", "sweep_id"), "nothing_1"
+    )
     values |= {"researcher": "researcher@example.org", "number": "1", "entry_id": "1"}
     values |= {"decision_id": "dec_nothing"}
     return path.format(**(values | ids))
@@ -131,6 +137,7 @@ def _bodies(clinic: Clinic) -> dict[str, Any]:
         "/dry-run": {"job": job},
         "/v1/quotes": {"job": job},
         "/v1/quotes/inverse": {"job": job, "solve_for": "rounds"},
+        "/v1/quotes/sweep": {"jobs": [job]},
         "/approvals": {"decision": "approve", "note": ""},
     }
 
