@@ -57,6 +57,28 @@ def max_rounds(account: Account, mechanism: Mechanism, *, quota: Shares = None) 
     return max(0, most)
 
 
+def most_rounds(account: Account, plan: TrainingPlan, *, quota: Shares = None) -> int:
+    """Most rounds of a plan that fit; 0 when not even the shortest such plan does.
+
+    Where the noise of a round is its own this is `max_rounds`; a tree or banded matrix is charged
+    whole, so the rounds are searched for.
+    """
+    if not plan.mechanism.whole:
+        return max_rounds(account, plan.mechanism, quota=quota)
+    least = plan.bands or 1
+
+    def quick(step: int) -> bool:
+        return _quick(account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step))
+
+    def proven(step: int) -> bool:
+        return 0 <= step <= MAX_ROUNDS - least and _proven(
+            account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step)
+        )
+
+    found = _least(quick, proven, 0, MAX_ROUNDS - least)
+    return 0 if found is None else MAX_ROUNDS - found
+
+
 def how_many_more(account: Account, cost: Price, rounds: int, *, quota: Shares = None) -> int:
     """How many more jobs of `rounds` charge units at this price fit; 0 when none."""
     try:
