@@ -9,25 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
-
-import sqlalchemy as sa
 
 from accounting import curve, ledger
 from accounting import filter as admission_filter
 from accounting.budget import Terms, terms_of
 from accounting.plan import TrainingPlan
-from accounting.tables import ENTRY
+from benchmarks import history
 from benchmarks import market as markets
 from benchmarks.report import Table
 from benchmarks.timing import Sizes, Spread, alternate, each, spread
-from jobs import admission, quoting
-from jobs.tables import Job
-from kit.ids import new_id
+from jobs import quoting
 from tests.support.market import Market, request
 
 HISTORY = 100_000
-_JOB = Job.__table__  # type: ignore[attr-defined]
+LONG_HISTORY = 1_000_000
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -84,17 +79,17 @@ def _stored(sizes: Sizes) -> Table:
         "quote and reservation on SQLite with the embedded engine",
         ("what", "history", "p50 ms", "p95 ms", "to history 1"),
     )
-    history = HISTORY // 50 if sizes.quick else HISTORY
+    long = LONG_HISTORY if sizes.full else HISTORY // 50 if sizes.quick else HISTORY
     runs = 20 if sizes.quick else 100
     first: dict[str, float] = {}
-    for count in (1, history):
+    for count in (1, long):
         with (
             markets.scratch() as folder,
             markets.sqlite(folder) as database,
             markets.engine(1) as engine,
         ):
             market = markets.open_market(database, engine, folder)
-            _age(market, count)
+            history.age(market, count)
             for what, found in _measured(market, runs).items():
                 p50, p95 = found.median * 1e3, found.percentile(95) * 1e3
                 table.add(what, count, p50, p95, p50 / first.setdefault(what, p50))
@@ -136,30 +131,6 @@ def _reserve_and_forget(market: Market) -> None:
             now=market.clock(),
             lease_expires_at=market.clock() + timedelta(hours=1),
         )
-
-
-def _age(market: Market, count: int) -> None:
-    """One admitted job, and copies of its rows as a long history."""
-    submitted = admission.submit(
-        market.services, markets.researcher(1), markets.cheap(market.dataset_id), None
-    )
-    with market.database.unit_of_work() as session:
-        job = _row_of(session, sa.select(_JOB).where(_JOB.c.id == submitted.job.id))
-        entry = _row_of(session, sa.select(ENTRY).where(ENTRY.c.kind == "reserve"))
-        del entry["id"]
-        for start in range(1, count, 10_000):
-            numbers = range(start, min(start + 10_000, count))
-            session.execute(_JOB.insert(), [job | {"id": new_id("job")} for _ in numbers])
-            # Sequence numbers far away, so that the chain itself can go on.
-            copies = [
-                entry | {"seq": 10**9 + n, "prev_hash": f"{n:064x}", "hash": f"{n:064x}"}
-                for n in numbers
-            ]
-            session.execute(ENTRY.insert(), copies)
-
-
-def _row_of(session: Any, query: Any) -> dict[str, Any]:
-    return dict(session.execute(query).mappings().first())
 
 
 def _row(table: Table, what: str, found: Spread) -> None:

@@ -42,8 +42,8 @@ class Settings(BaseSettings):
         policy_shadow: ask the embedded engine too; where the answers differ, deny and alarm.
         policy_processes: children of the embedded policy engine.
         policy_deadline_seconds: longest wait for one decision; later is `policy_unavailable`.
-        group_commit: admit jobs by one writer thread, many in one commit, instead of one commit
-            each.
+        group_commit: admit jobs by one writer thread, many in one commit, instead of each in a
+            transaction under the budget's row lock.
         group_commit_largest: most admissions of one commit.
         group_commit_waiting: beyond so many waiting admissions the next is refused as
             `unavailable`.
@@ -54,6 +54,7 @@ class Settings(BaseSettings):
         lease_seconds: how long a worker may be silent before its job is given to another.
         reservation_seconds: how long an admitted job may wait for people or a worker before it
             expires.
+        proposal_hours: how long an act that needs a second person waits for one.
         maximum_attempts: claims of one job before it fails for good.
         rehint_seconds: a queued job is announced again after this long without a worker.
         round_deadline_seconds: longest computation of one round inside the sandbox.
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     policy_processes: int = Field(default=2, ge=1, le=64)
     policy_deadline_seconds: float = Field(default=0.5, gt=0, le=30)
 
-    group_commit: bool = False
+    group_commit: bool = True
     group_commit_largest: int = Field(default=64, ge=1, le=1000)
     group_commit_waiting: int = Field(default=1000, ge=1)
 
@@ -110,6 +111,7 @@ class Settings(BaseSettings):
     rounds_per_block: int = Field(default=5, ge=1)
     lease_seconds: float = Field(default=60.0, gt=0)
     reservation_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    proposal_hours: float = Field(default=72.0, gt=0, le=8760)
     maximum_attempts: int = Field(default=5, ge=1)
     rehint_seconds: float = Field(default=30.0, gt=0)
     round_deadline_seconds: float = Field(default=600.0, gt=0)
