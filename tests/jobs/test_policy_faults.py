@@ -1,0 +1,200 @@
+"""Nothing fails open: whatever goes wrong with a policy is a recorded denial with its own code.
+
+The broken texts never pass an examination; they are put into the table as an operator's slip or an
+older version might have left them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from gateway import schema
+from jobs import admission
+from kit.clock import micros
+from kit.db import Database
+from kit.ids import new_id
+from policies import revisions
+from policies.embedded import EmbeddedEngine
+from policies.engine import PolicyEngine, text_digest
+from policies.opa import OpaEngine
+from policies.tables import PolicyRevision
+from privacy_gateway.errors import Refused
+from tests.support import market as markets
+from tests.support.engines import embedded, opa, opa_url
+from tests.support.market import OWNER, RESEARCHER, Market, policy, request
+
+__all__ = ["embedded", "opa", "opa_url"]
+
+_REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
+DEADLINE_SECONDS = 0.5
+N = "numbers.range(1, 3000)"
+LOGS = '{"type": "outputs", "value": ["logs"]}'
+
+WRITTEN = [
+    ("undefined", "x := 1", "undefined"),
+    ("undefined for this job", "decision if input.job.rounds > 100000", "undefined"),
+    ("the text of undefined", 'decision := "<undefined>"', "undefined"),
+    (
+        "undefined inside",
+        'decision := {"allow": true, "deny": set(), "approvals": ["<undefined>"]}',
+        "undefined",
+    ),
+    ("null", "decision := null", "undefined"),
+    ("a boolean", "decision := true", "malformed"),
+    ("allow is a text", 'decision := {"allow": "true", "deny": set()}', "malformed"),
+    ("allow is a number", 'decision := {"allow": 1, "deny": set()}', "malformed"),
+    ("deny is an object", 'decision := {"allow": true, "deny": {"a": 1}}', "malformed"),
+    ("deny is missing", 'decision := {"allow": true}', "malformed"),
+    ("an unknown member", 'decision := {"allow": true, "deny": set(), "always": 1}', "malformed"),
+    (
+        "an unknown obligation",
+        'decision := {"allow": true, "deny": set(), "obligations": {{"type": "pray", "value": 1}}}',
+        "unknown_obligation",
+    ),
+    (
+        "an unknown output",
+        f'decision := {{"allow": true, "deny": set(), "obligations": {{{LOGS}}}}}',
+        "unknown_obligation",
+    ),
+    ("conflicting rules", "decision := 1\n\ndecision := 2", "evaluation_failed"),
+    ("a garbage moment", 'decision := time.parse_rfc3339_ns("soon")', "evaluation_failed"),
+    ("no syntax", "decision := {", "evaluation_failed"),
+    ("an unknown function", "decision := no_such_function(1)", "evaluation_failed"),
+    (
+        "never done",
+        f"decision := count([1 | some a in {N}; some b in {N}; some c in {N}; a + b + c == 0])",
+        "timeout",
+    ),
+]
+UNAVAILABLE = {"timeout", "unreachable", "no_policy", "stale_revision"}
+
+
+@pytest.fixture(params=["embedded", "opa"])
+def engine(request: pytest.FixtureRequest) -> PolicyEngine:
+    found: EmbeddedEngine | OpaEngine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def market(embedded: EmbeddedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    """One for all: each test puts its own policy in force."""
+    folder = tmp_path_factory.mktemp("market")
+    database = Database(f"sqlite:///{folder / 'market.sqlite3'}")
+    schema.upgrade(database)
+    yield markets.open_market(database, embedded, folder)
+    database.close()
+
+
+def replace_policy(market: Market, source: str) -> None:
+    """Let a text decide that nobody examined."""
+    now = micros(market.clock())
+    where = _REVISION.c.dataset_id == market.dataset_id
+    with market.database.unit_of_work() as session:
+        number = session.execute(sa.select(sa.func.max(_REVISION.c.number)).where(where)).scalar()
+        session.execute(
+            sa.update(_REVISION)
+            .where(where, _REVISION.c.state == "active")
+            .values(state="superseded", superseded_at=now)
+        )
+        session.execute(
+            sa.insert(_REVISION).values(
+                id=new_id("pol"),
+                dataset_id=market.dataset_id,
+                number=(number or 0) + 1,
+                source=source,
+                tests="",
+                digest=text_digest(source, ""),
+                state="active",
+                reason="by hand",
+                author_id=OWNER.id,
+                created_at=now,
+                activated_at=now,
+                activated_by=OWNER.id,
+            )
+        )
+
+
+def behind(market: Market, engine: PolicyEngine) -> Market:
+    """The market with this engine, which gets half a second."""
+    found = market.with_engine(engine)
+    settings = found.services.settings.model_copy(
+        update={"policy_deadline_seconds": DEADLINE_SECONDS}
+    )
+    return replace(found, services=replace(found.services, settings=settings))
+
+
+def refusal(market: Market, **changes: object) -> Refused:
+    with pytest.raises(Refused) as caught:
+        admission.submit(market.services, RESEARCHER, request(market.dataset_id, **changes), None)
+    return caught.value
+
+
+def last_decision(market: Market) -> dict[str, Any]:
+    with market.database.read() as session:
+        return revisions.decisions(session, dataset_ids=[market.dataset_id])[-1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [pytest.param(rule, fault, id=name) for name, rule, fault in WRITTEN],
+)
+def test_a_policy_that_gives_no_decision_denies_and_is_recorded(
+    market: Market, engine: PolicyEngine, rule: str, fault: str
+) -> None:
+    asked = behind(market, engine)
+    replace_policy(market, f"package p\n\n{rule}\n")
+    before = market.balance()
+    started = time.monotonic()
+    refused = refusal(asked)
+    assert time.monotonic() - started < 4  # a second or so, and room for a busy machine
+    assert refused.code == ("policy_unavailable" if fault in UNAVAILABLE else "policy_error")
+    recorded = last_decision(market)
+    assert (recorded["outcome"], recorded["code"]) == ("deny", refused.code)
+    assert recorded["fault"] == fault
+    assert recorded["engine"] == engine.name
+    assert refused.facts["decision"] == recorded["id"]
+    after = market.balance()
+    assert (after.charged, after.reserved) == (before.charged, before.reserved)
+
+
+def test_after_a_fault_the_next_decision_works(market: Market, engine: PolicyEngine) -> None:
+    asked = behind(market, engine)
+    replace_policy(market, "package p\n\nf(x) := f(x + 1)\n\ndecision := f(1)\n")
+    assert refusal(asked).code in ("policy_error", "policy_unavailable")
+    replace_policy(market, policy())
+    generous = market.with_engine(engine)
+    wanted = request(market.dataset_id)
+    assert admission.submit(generous.services, RESEARCHER, wanted, None).job.status == "queued"
+
+
+@pytest.fixture
+def down() -> Iterator[OpaEngine]:
+    engine = OpaEngine("http://127.0.0.1:9")
+    yield engine
+    engine.close()
+
+
+def test_an_engine_that_is_not_there_denies_and_is_recorded(
+    market: Market, down: OpaEngine
+) -> None:
+    replace_policy(market, policy())
+    assert refusal(behind(market, down)).code == "policy_unavailable"
+    assert last_decision(market)["fault"] == "unreachable"
+
+
+def test_a_server_that_waits_for_its_bundle_denies_and_is_recorded(
+    market: Market, opa_url: str
+) -> None:
+    replace_policy(market, policy())
+    engine = OpaEngine(opa_url, bundled=True)
+    try:
+        assert refusal(behind(market, engine)).code == "policy_unavailable"
+    finally:
+        engine.close()
+    assert last_decision(market)["fault"] == "stale_revision"
