@@ -17,6 +17,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    false,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -255,6 +256,7 @@ class WorkerPresence(SQLModel, table=True):
     worker: str = Field(primary_key=True)
     started_at: int = Field(sa_type=BigInteger)
     seen_at: int = Field(sa_type=BigInteger)
+    insecure: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
 
 
 # What was asked for and decided, and everything people were shown, stays as it was.

@@ -177,13 +177,14 @@ class _Presence:
         self._services = services
         self._name = name
         self._last = float("-inf")
+        self._insecure = bool(confinement.lacking())
 
     def __call__(self) -> None:
         """Beat when it is time."""
         if time.monotonic() - self._last < PRESENCE_SECONDS:
             return
         with self._services.database.unit_of_work() as session:
-            presence.beat(session, self._name)
+            presence.beat(session, self._name, insecure=self._insecure)
         self._last = time.monotonic()
         if self._services.settings.alive_file is not None:
             self._services.settings.alive_file.touch()

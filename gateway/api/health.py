@@ -57,7 +57,7 @@ def ready(
     parts = {part: check() for part, check in checks.items()}
     admits = all(parts[part] == "ok" for part in REQUIRED) and parts["witness"] != "contradicts"
     if admits:
-        down = any(state == "down" for state in parts.values())
+        down = any(state in ("down", "insecure") for state in parts.values())
         return HealthView(status="degraded" if down else "ok", parts=parts)
     response.status_code = 503
     return HealthView(status="unready", parts=parts)
@@ -88,9 +88,11 @@ def _migrations(services: Services) -> str:
 
 
 def _worker(services: Services) -> str:
-    """Whether the database has heard of any worker lately."""
+    """Whether the database has heard of any worker lately, and of one that is not closed."""
     try:
         with services.database.read() as session:
+            if presence.insecure(session):
+                return "insecure"
             return "ok" if presence.alive(session) else "none"
     except SQLAlchemyError:
         return "unknown"

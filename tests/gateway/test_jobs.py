@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import GatewaySettings
+from jobs import presence
 from jobs.services import Services
 from tests.gateway.clinic import Clinic, opened, publish
 from tests.gateway.conftest import Gateway, running
@@ -221,6 +222,16 @@ def test_somebody_elses_job_does_not_exist(clinic: Clinic) -> None:
             assert hidden["code"] == missing["code"] == "not_found"
             assert hidden["detail"].replace(job["id"], "job_nothing") == missing["detail"]
         assert clinic.house.ok(name, "GET", "/v1/jobs")["items"] == []
+
+
+def test_a_worker_that_is_not_closed_is_shown_at_the_door(
+    clinic: Clinic, services: Services
+) -> None:
+    with services.database.unit_of_work() as session:
+        presence.beat(session, "w1", insecure=True)
+    shown = clinic.house.client().get("/readyz")
+    assert shown.status_code == 200
+    assert (shown.json()["status"], shown.json()["parts"]["worker"]) == ("degraded", "insecure")
 
 
 def test_without_an_answering_engine_every_submit_is_refused(

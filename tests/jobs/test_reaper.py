@@ -146,6 +146,11 @@ def test_presence_is_what_the_database_heard_lately(market: Market) -> None:
         presence.beat(session, "w2")
         presence.beat(session, "w1")
         assert presence.alive(session) == ["w1", "w2"]
+        assert not presence.insecure(session)
+        presence.beat(session, "w3", insecure=True)
+        assert presence.insecure(session)
+        presence.leave(session, "w3")
+        assert not presence.insecure(session)
         session.execute(
             table.update()
             .where(table.c.worker == "w2")
