@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -28,6 +29,13 @@ NO_LEAF = "there is no such leaf in the log, or it is not yours to see"
 _NODES = (
     "WITH wanted(level, place) AS (VALUES {}) SELECT node.level, node.place, node.hash"
     " FROM wanted JOIN log_node AS node ON node.level = wanted.level AND node.place = wanted.place"
+)
+
+# One text whatever is wanted, so that PostgreSQL plans it once.
+_NODES_OF_ARRAYS = sa.text(
+    "SELECT node.level, node.place, node.hash"
+    " FROM unnest(CAST(:levels AS integer[]), CAST(:places AS bigint[])) AS wanted(level, place)"
+    " JOIN log_node AS node ON node.level = wanted.level AND node.place = wanted.place"
 )
 
 
@@ -110,14 +118,21 @@ def nodes(
     wanted = list(dict.fromkeys(places))
     if not wanted:
         return {}
-    # SQLite scans the table for a list of pairs; joined, each is looked up in the index.
-    pairs = ",".join(f"({int(level)},{int(at)})" for level, at in wanted)
-    rows = session.execute(sa.text(_NODES.format(pairs)))
-    found = {(level, at): bytes(hash_) for level, at, hash_ in rows}
+    found = {(level, at): bytes(hash_) for level, at, hash_ in _stored(session, wanted)}
     for place in wanted:
         if place not in found:
             raise log_damaged(f"node {place[1]} of level {place[0]} is missing")
     return found
+
+
+def _stored(session: Session, wanted: list[merkle.Coordinates]) -> sa.Result[Any]:
+    """Rows of these nodes, each looked up in the index."""
+    if session.get_bind().dialect.name == "postgresql":
+        levels, places = [level for level, _ in wanted], [at for _, at in wanted]
+        return session.execute(_NODES_OF_ARRAYS, {"levels": levels, "places": places})
+    # SQLite scans the table for a list of pairs; joined, each is looked up in the index.
+    pairs = ",".join(f"({int(level)},{int(at)})" for level, at in wanted)
+    return session.execute(sa.text(_NODES.format(pairs)))
 
 
 def root(session: Session, at: int) -> bytes:

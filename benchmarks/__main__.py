@@ -13,7 +13,17 @@ from rich.console import Console
 from benchmarks.report import machine
 from benchmarks.timing import Sizes
 
-QUESTIONS = ("decision", "policy", "admission", "noise", "training", "job", "verify", "memory")
+QUESTIONS = (
+    "decision",
+    "policy",
+    "admission",
+    "noise",
+    "training",
+    "job",
+    "verify",
+    "proofs",
+    "memory",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
