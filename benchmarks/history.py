@@ -30,7 +30,7 @@ def age(market: Market, count: int) -> None:
         seen = situation.read(session, me, market.dataset_id)
     proposal = judgement.propose(services.settings, seen, asked)
     facts = {"actor": me.id, "decision_id": job["decision_id"]}
-    for start in range(2, count + 1, CHUNK):
+    for start in range(job["ordinal"] + 1, count + 1, CHUNK):
         ordinals = range(start, min(start + CHUNK, count + 1))
         rows = [job | {"id": new_id("job"), "ordinal": ordinal} for ordinal in ordinals]
         with market.database.unit_of_work() as session:
