@@ -125,7 +125,7 @@ def nodes(
     return found
 
 
-def _stored(session: Session, wanted: list[merkle.Coordinates]) -> sa.Result[Any]:
+def _stored(session: Session, wanted: list[merkle.Coordinates]) -> Iterable[Any]:
     """Rows of these nodes, each looked up in the index."""
     if session.get_bind().dialect.name == "postgresql":
         levels, places = [level for level, _ in wanted], [at for _, at in wanted]
