@@ -33,8 +33,12 @@ class Owner:
         delta: float,
         privacy_unit: str = "person",
         reason: str = "opened",
+        filter: str = "rdp",  # noqa: A002 - the field's own name
     ) -> PopulationView:
-        """Declare people and the budget (ε, δ) that protects them, once and for all data."""
+        """Declare people and the budget (ε, δ) that protects them, once and for all data.
+
+        `filter` is `rdp` for any mechanism, or `gdp`, exact, for unsampled Gaussians alone.
+        """
         body = {
             "name": name,
             "privacy_unit": privacy_unit,
@@ -42,6 +46,7 @@ class Owner:
             "epsilon": float(epsilon),
             "delta": float(delta),
             "reason": reason,
+            "filter": filter,
         }
         return PopulationView.model_validate(self._connection.post("/v1/populations", body))
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import bisect
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from privacy_gateway import rdp
+from privacy_gateway import gdp, rdp
 from privacy_gateway.people import Block, People
 from privacy_gateway.prices import MAX_COUNT, Finding, Prices, Vector
 from privacy_gateway.prices import whole as _whole
@@ -113,7 +113,8 @@ class Population:
     def _odometer(self, spent: Vector) -> float:
         if not self.limits:
             return 0.0
-        return rdp.epsilon_spent(self.epsilon_nano, self.limits, spent) / rdp.NANO
+        terms = (self.epsilon_nano, self.delta, self.weights)
+        return gdp.spent_of(*terms, self.limits, spent) / rdp.NANO
 
     def _open(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         terms = leaf["terms"]
@@ -124,11 +125,13 @@ class Population:
         self.delta, self.weights = terms["delta"], tuple(terms["weights"])
         if terms["orders"] != _ORDER_NAMES:
             yield "terms", "the orders are not the house grid"
-        if sum(self.weights) > rdp.FEMTO or min(self.weights) <= 0:
+        if not _shares_of_one(self.weights):
             yield "terms", "the weights are not shares of one δ"
+        if (terms.get("filter", "rdp") == gdp.FILTER) != gdp.chosen(self.weights):
+            yield "terms", "the weights are not those of the filter that is named"
         if not 1e-12 <= float(self.delta) <= min(1e-3, 1.0 / (10.0 * self.clients)):
             yield "terms", f"δ = {self.delta} is outside its bounds for {self.clients} clients"
-        self.limits = rdp.limits(self.epsilon_nano, self.delta, self.weights)
+        self.limits = gdp.limits_of(self.epsilon_nano, self.delta, self.weights)
 
     def _grant(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         if leaf["epsilon_nano"] <= 0 or not leaf["reason"].strip():
@@ -137,7 +140,17 @@ class Population:
             yield "rule", "a grant was made without the second person it needs"
         total = self.epsilon_nano + leaf["epsilon_nano"]
         self.epsilon_nano = _whole(total, "epsilon_nano", MAX_EPSILON_NANO)
-        self.limits = rdp.limits(self.epsilon_nano, self.delta, self.weights)
+        self.limits = gdp.limits_of(self.epsilon_nano, self.delta, self.weights)
+
+    def _reservable(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
+        """What forbids a reservation whatever room there is."""
+        name = leaf["job"]
+        if gdp.chosen(self.weights):
+            yield from _exact(leaf)
+        if name in self.jobs:
+            yield "rule", f"job {name} reserved twice"
+        if self.frozen:
+            yield "rule", f"job {name} reserved while frozen"
 
     def _reserve(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         yield from self._prices.findings(leaf)
@@ -147,17 +160,14 @@ class Population:
         clients = self.clients if block is None else block.clients
         if mechanism.get("clients", clients) != clients:
             yield "price", f"job {name} is priced for {mechanism['clients']} clients"
-        if name in self.jobs:
-            yield "rule", f"job {name} reserved twice"
-        if self.frozen:
-            yield "rule", f"job {name} reserved while frozen"
+        yield from self._reservable(leaf)
         self.jobs[name] = Job(
             leaf["mechanism_digest"],
             sys.intern(repr(mechanism)),
             leaf["per_round"],
             researcher,
             leaf["rounds"],
-            whole=mechanism["kind"] == "tree_gaussian",
+            whole=rdp.charged_whole(mechanism),
             project=leaf.get("project"),
             block=None if block is None else block.name,
         )
@@ -252,13 +262,14 @@ class Population:
     def _quota(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         terms = leaf["quota"]
         _whole(terms["epsilon_nano"], "epsilon_nano", MAX_EPSILON_NANO)
-        if sum(terms["weights"]) > rdp.FEMTO or min(terms["weights"]) <= 0:
+        same = gdp.chosen(terms["weights"]) == gdp.chosen(self.weights)
+        if not same or not _shares_of_one(terms["weights"]):
             yield "terms", "the quota's weights are not shares of one δ"
         if "project" in leaf:
             share = self.projects.setdefault(leaf["project"], Share())
         else:
             share = self.shares.setdefault(leaf["researcher"], Share())
-        share.limits = rdp.limits(terms["epsilon_nano"], self.delta, terms["weights"])
+        share.limits = gdp.limits_of(terms["epsilon_nano"], self.delta, terms["weights"])
 
     def _note(self, leaf: Mapping[str, Any]) -> Iterator[Finding]:
         if "opened" in leaf:
@@ -308,6 +319,22 @@ class Population:
                 yield "balance", f"the stated {name} does not follow from the entries before"
         if min(self.reserved) < 0:
             yield "balance", "more was drawn than had been reserved"
+
+
+def _shares_of_one(weights: Sequence[int]) -> bool:
+    """Positive shares of one δ, or the one coordinate of the exact filter."""
+    return gdp.chosen(weights) or (sum(weights) <= rdp.FEMTO and min(weights) > 0)
+
+
+def _exact(leaf: Mapping[str, Any]) -> Iterator[Finding]:
+    """A budget of unsampled Gaussians adds up nothing else, and no price below 1/z²."""
+    mechanism = leaf["mechanism"]
+    if mechanism["kind"] not in gdp.KINDS:
+        yield "filter", f"job {leaf['job']}: the filter gdp cannot add up a {mechanism['kind']}"
+        return
+    least = gdp.exact_costs(float(mechanism["noise_multiplier"]))[gdp.INDEX]
+    if leaf["per_round"][gdp.INDEX] < least:
+        yield "price", f"job {leaf['job']} is priced below 1/z², exactly {least} units"
 
 
 def _add_block(blocks: list[tuple[int, int]], start: int, end: int) -> bool:

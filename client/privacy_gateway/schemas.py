@@ -104,10 +104,7 @@ class JobRequest(Strict):
 
 
 class SweepRequest(Strict):
-    """Body of `POST /v1/sweeps` and of `POST /v1/quotes/sweep`: runs that stand or fall together.
-
-    They are priced, decided and reserved in this order, each after those before it.
-    """
+    """Body of `POST /v1/sweeps` and `POST /v1/quotes/sweep`: runs that stand or fall together."""
 
     jobs: Annotated[tuple[JobRequest, ...], Field(strict=False, min_length=1, max_length=100)]
 
@@ -144,7 +141,8 @@ class NewUser(Strict):
 class NewPopulation(Strict):
     """Body of `POST /v1/populations`: the people, and the budget (ε, δ) that protects them.
 
-    With `second_person`, a raise of the budget needs the approval of another owner or admin.
+    With `second_person`, a raise of the budget needs the approval of another owner or admin. The
+    `filter` rdp takes any mechanism; gdp is exact, for unsampled Gaussians and nothing else.
     """
 
     name: Name
@@ -154,6 +152,7 @@ class NewPopulation(Strict):
     delta: Annotated[float, Field(ge=1e-12, le=1e-3)]
     reason: Name = "opened"
     second_person: bool = False
+    filter: Literal["rdp", "gdp"] = "rdp"
 
 
 class Grant(Strict):

@@ -90,6 +90,7 @@ class PopulationView(View):
     owner_id: str
     frozen: bool
     created_at: str
+    filter: str = "rdp"
 
 
 class QuotaView(View):

@@ -19,6 +19,7 @@ from gateway.deps import Anybody, Outside, Owner, PageAsked
 from gateway.paging import page
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
+from privacy_gateway import gdp
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import Grant, NewPopulation, QuotaRequest, Reason
 from privacy_gateway.views import BudgetView, Page, PopulationView, QuotaView
@@ -43,6 +44,7 @@ def create(
             owner_id=caller.id,
             now=services.clock(),
             reason=body.reason,
+            filter=body.filter,
         )
         return _stored(session, opened.population_id)
 
@@ -175,6 +177,7 @@ def _view(row: Population) -> PopulationView:
         delta=float(row.delta),
         owner_id=row.owner_id,
         frozen=row.frozen,
+        filter="gdp" if gdp.chosen(row.weights) else "rdp",
         created_at=rfc3339(from_micros(row.created_at)),
     )
 

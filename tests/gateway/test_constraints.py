@@ -81,6 +81,10 @@ ROWS: Final[dict[str, Row]] = {
         "updated_at": 1,
     },
     "job_event": {"job_id": "job_1", "seq": 1, "kind": "x", "at": 1, "body": "{}"},
+    "sweep": {
+        "id": "swp_1", "researcher_id": "usr_2", "key": "k", "request_hash": HASH, "created_at": 1,
+    },
+    "sweep_member": {"sweep_id": "swp_1", "place": 1, "job_id": "job_1"},
     "job_approval": {
         "job_id": "job_1", "approver_id": "usr_1", "approver_role": "owner",
         "decision": "approve", "note": "", "at": 1,
@@ -176,6 +180,9 @@ BROKEN: Final[dict[str, Row]] = {
     "job_versions": {"policy_revision": 0},
     "job_digests": {"decision_digest": "short"},
     "job_event_seq": {"seq": 0},
+    "sweep_hash": {"request_hash": "short"},
+    "sweep_key_length": {"key": ""},
+    "sweep_member_place": {"place": 0},
     "job_approval_decision": {"decision": "perhaps"},
     "job_approval_role": {"approver_role": "researcher"},
     "idempotency_hash": {"request_hash": "short"},

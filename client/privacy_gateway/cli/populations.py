@@ -23,6 +23,9 @@ def create(
     delta: Annotated[float, typer.Option(help="δ of the whole budget.")],
     privacy_unit: Annotated[str, typer.Option(help="What one client is.")] = "person",
     reason: Because = "opened",
+    filter_: Annotated[
+        str, typer.Option("--filter", help="rdp, or gdp for unsampled Gaussians alone.")
+    ] = "rdp",
     form: Format = Form.table,
 ) -> None:
     """Declare people and open their budget (ε, δ)."""
@@ -34,6 +37,7 @@ def create(
             delta=delta,
             privacy_unit=privacy_unit,
             reason=reason,
+            filter=filter_,
         )
         facts(form, made)
 
