@@ -10,6 +10,7 @@ nothing here may ever take a person out of a block or move what was charged.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,7 +26,7 @@ from accounting.filter import Vector
 from accounting.mechanism import MAX_CLIENTS, check_count
 from accounting.posting import Balance, Entry
 from accounting.quotas import QuotaBalance
-from accounting.tables import POPULATION
+from accounting.tables import ENTRY, POPULATION
 from accounting.tables_scope import BLOCK, MEMBER
 from privacy_gateway import rdp
 from privacy_gateway.errors import FieldError, Refused
@@ -310,6 +311,18 @@ def digest(session: Session, population_id: str, name: str) -> str:
     for hash_ in session.execute(query.execution_options(yield_per=_BATCH)).scalars():
         found.update(hash_)
     return found.hexdigest()
+
+
+def sealed_digests(session: Session, population_id: str) -> dict[str, str]:
+    """The digest that the newest enrolment of each block sealed."""
+    query = (
+        sa.select(ENTRY.c.leaf)
+        .where(ENTRY.c.population_id == population_id, ENTRY.c.kind == "note")
+        .order_by(ENTRY.c.seq)
+    )
+    leaves = (json.loads(text) for text in session.execute(query).scalars())
+    enrolled = (leaf["enrolled"] for leaf in leaves if "enrolled" in leaf)
+    return {fact["block"]: fact["members_digest"] for fact in enrolled}
 
 
 def _check_people(

@@ -25,6 +25,8 @@ from gateway.api import (
     log,
     policies,
     populations,
+    projects,
+    proposals,
     quotes,
     statements,
     sweeps,
@@ -56,6 +58,8 @@ NO_TELEMETRY: TelemetryConfig = {
 ROUTERS: tuple[APIRouter, ...] = (
     accounts.router,
     populations.router,
+    projects.router,
+    proposals.router,
     datasets.router,
     policies.router,
     bundles.router,

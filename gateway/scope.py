@@ -16,7 +16,9 @@ from sqlalchemy.orm import Session
 from accounting.tables import POPULATION, Population
 from gateway.tables import USER
 from jobs.principal import Principal
+from jobs.projects import of_member
 from jobs.tables_datasets import Dataset
+from jobs.tables_people import PROJECT, PROPOSAL, Proposal
 from policies.tables import PolicyRevision
 from privacy_gateway.errors import Refused
 
@@ -100,6 +102,19 @@ def population_ids(session: Session, caller: Principal) -> list[str] | None:
     if caller.role in _READERS:
         return None
     return list(session.scalars(populations(caller).with_only_columns(POPULATION.c.id)))
+
+
+def projects(session: Session, caller: Principal) -> list[str]:
+    """Names of the projects the caller is a member of."""
+    return list(session.scalars(of_member(caller.id).with_only_columns(PROJECT.c.name)))
+
+
+def proposals(caller: Principal) -> sa.Select[Proposal]:
+    """What waits or waited for a second person: one's own, and one's organisation's to decide."""
+    query = sa.select(Proposal)
+    if caller.role in _READERS:
+        return query
+    return query.where(PROPOSAL.c.organisation == caller.organisation)
 
 
 def researcher_id(session: Session, named: str) -> str:

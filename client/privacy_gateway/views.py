@@ -89,8 +89,70 @@ class PopulationView(View):
     delta: float
     owner_id: str
     frozen: bool
+    second_person: bool = False
+    blocks: int = 0
     created_at: str
-    filter: str = "rdp"
+
+
+class BlockView(View):
+    """People of a population who are in no other block; `members` were enrolled by data sets.
+
+    `intact` is None unless it was asked for: whether the members are those the ledger sealed.
+    """
+
+    name: str
+    clients: int
+    members: int
+    members_digest: str | None = None
+    intact: bool | None = None
+
+
+class BlockBudgetView(View):
+    """What the people of one block have spent, what counts for everybody included."""
+
+    name: str
+    clients: int
+    epsilon_spent: float
+    epsilon_reserved: float
+    epsilon_remaining: float
+    charged: list[int]
+    reserved: list[int]
+
+
+class ProjectView(View):
+    """A piece of work; `members` are account ids, told to those who may change them."""
+
+    name: str
+    title: str
+    organisation: str
+    members: list[str] | None = None
+    created_at: str
+
+
+class ProposalView(View):
+    """An act that waits, or waited, for a second person; `expired` when nobody came in time."""
+
+    id: str
+    kind: Literal["grant", "one_person"]
+    population: str
+    body: dict[str, Any]
+    reason: str
+    proposed_by: str
+    state: Literal["open", "approved", "rejected", "withdrawn", "expired"]
+    decided_by: str | None = None
+    decided_at: str | None = None
+    note: str = ""
+    created_at: str
+    expires_at: str
+
+
+class ProjectQuotaView(View):
+    """One project's share of a population's budget."""
+
+    project: str
+    epsilon: float
+    epsilon_spent: float
+    epsilon_reserved: float
 
 
 class QuotaView(View):
@@ -106,7 +168,8 @@ class BudgetView(View):
     """The odometer: ε now or at an earlier moment, and the integers behind it.
 
     `limit`, `charged` and `reserved` are pico-nats of Rényi divergence, one per member of
-    `orders`. A researcher sees the totals and only the quota of their own.
+    `orders`. A researcher sees the totals and only the quotas of their own. Where the population
+    has `blocks`, the numbers are those of the block whose people have spent most.
     """
 
     population: str
@@ -121,6 +184,8 @@ class BudgetView(View):
     charged: list[int]
     reserved: list[int]
     quotas: list[QuotaView]
+    project_quotas: list[ProjectQuotaView] = []
+    blocks: list[BlockBudgetView] = []
 
 
 class AssetView(View):
@@ -149,6 +214,7 @@ class DatasetView(View):
     classes: int | None
     test_examples: int
     tags: list[str]
+    block: str | None = None
     policy: int | None = None
     frozen: bool = False
     created_at: str

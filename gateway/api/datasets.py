@@ -194,6 +194,7 @@ def _view(session: Session, row: Dataset) -> DatasetView:
         classes=row.classes,
         test_examples=row.test_examples,
         tags=row.tags,
+        block=row.manifest.get("block"),
         policy=session.scalar(active),
         frozen=row.frozen,
         created_at=rfc3339(from_micros(row.created_at)),

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
+from accounting import blocks, ledger, quotas
 from accounting import filter as admission
-from accounting import ledger
 from accounting.odometer import Odometer
 from accounting.quotas import QuotaBalance
 from accounting.tables import POPULATION, Population
 from gateway import scope
 from gateway.body import json_body
-from gateway.deps import Anybody, Outside, Owner, PageAsked
+from gateway.deps import Anybody, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import page
+from jobs import projects, second_person
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
-from privacy_gateway import gdp
 from privacy_gateway.rdp import NANO
-from privacy_gateway.schemas import Grant, NewPopulation, QuotaRequest, Reason
-from privacy_gateway.views import BudgetView, Page, PopulationView, QuotaView
+from privacy_gateway.schemas import (
+    Grant,
+    NewBlock,
+    NewPopulation,
+    QuotaRequest,
+    Reason,
+    SecondPerson,
+)
+from privacy_gateway.views import (
+    BlockBudgetView,
+    BlockView,
+    BudgetView,
+    Page,
+    PopulationView,
+    ProjectQuotaView,
+    ProposalView,
+    QuotaView,
+)
 
 router = APIRouter(prefix="/v1/populations", tags=["populations"])
 
@@ -44,7 +61,7 @@ def create(
             owner_id=caller.id,
             now=services.clock(),
             reason=body.reason,
-            filter=body.filter,
+            second_person=body.second_person,
         )
         return _stored(session, opened.population_id)
 
@@ -74,24 +91,37 @@ def budget(
     with services.database.read() as session:
         scope.population(session, caller, population_id)
         found = ledger.odometer(session, population_id, at=at)
-    shares = [
-        _quota(share)
-        for share in found.quotas
-        if caller.role != "researcher" or share.researcher_id == caller.id
-    ]
-    return _budget(found, [share for share in shares if share is not None], at)
+        shares = found.quotas
+        if caller.role == "researcher":
+            mine = {caller.id, *scope.projects(session, caller)}
+            shares = tuple(share for share in shares if share.holder_id in mine)
+    return _budget(found, shares, at)
 
 
-@router.post("/{population_id}/grants", status_code=201)
+@router.post(
+    "/{population_id}/grants",
+    status_code=201,
+    responses={202: {"model": ProposalView, "description": "Waits for a second person"}},
+)
 def grant(
     services: Outside,
     caller: Owner,
     population_id: str,
     body: Annotated[Grant, json_body(Grant)],
-) -> PopulationView:
-    """Raise ε by a new entry; what was spent stays spent."""
+    response: Response,
+) -> PopulationView | ProposalView:
+    """Raise ε by a new entry; what was spent stays spent.
+
+    Where the population asks for a second person, the answer is 202 and a proposal.
+    """
     with services.database.unit_of_work() as session:
-        scope.own_population(session, caller, population_id)
+        if scope.own_population(session, caller, population_id).second_person:
+            response.status_code = 202
+            wanted = {"epsilon": body.epsilon}
+            row = second_person.propose(
+                services, session, caller, "grant", population_id, wanted, body.reason
+            )
+            return second_person.view(row, services.clock())
         ledger.grant(
             session,
             population_id=population_id,
@@ -156,6 +186,117 @@ def set_quota(
     return stored
 
 
+@router.put("/{population_id}/project-quotas/{project}")
+def set_project_quota(
+    services: Outside,
+    caller: Owner,
+    population_id: str,
+    project: str,
+    body: Annotated[QuotaRequest, json_body(QuotaRequest)],
+) -> ProjectQuotaView:
+    """Limit one project to a share of ε; its spending so far counts."""
+    with services.database.unit_of_work() as session:
+        scope.own_population(session, caller, population_id)
+        name = projects.find(session, project).name
+        ledger.set_quota(
+            session,
+            population_id=population_id,
+            researcher_id=name,
+            kind="project",
+            epsilon=body.epsilon,
+            actor_id=caller.id,
+            now=services.clock(),
+        )
+        share = quotas.quota(session, population_id, name, kind="project")
+    return ProjectQuotaView(project=name, **_share(share))
+
+
+@router.put(
+    "/{population_id}/second-person",
+    responses={202: {"model": ProposalView, "description": "Waits for a second person"}},
+)
+def set_second_person(
+    services: Outside,
+    caller: Owner,
+    population_id: str,
+    body: Annotated[SecondPerson, json_body(SecondPerson)],
+    response: Response,
+) -> PopulationView | ProposalView:
+    """Ask for a second person before a raise; to stop asking needs a second person itself (202)."""
+    with services.database.unit_of_work() as session:
+        row = scope.own_population(session, caller, population_id)
+        if row.second_person and not body.needed:
+            response.status_code = 202
+            made = second_person.propose(
+                services, session, caller, "one_person", population_id, {}, body.reason
+            )
+            return second_person.view(made, services.clock())
+        ledger.set_second_person(
+            session,
+            population_id=population_id,
+            needed=body.needed,
+            reason=body.reason,
+            actor_id=caller.id,
+            now=services.clock(),
+        )
+        return _stored(session, population_id)
+
+
+@router.post("/{population_id}/blocks", status_code=201)
+def open_block(
+    services: Outside,
+    caller: Owner,
+    population_id: str,
+    body: Annotated[NewBlock, json_body(NewBlock)],
+) -> BlockView:
+    """Open a block: people who are in no other one, so that jobs about them count for them alone.
+
+    Data sets registered with `block` in their manifest enrol them; nobody is in two.
+    """
+    with services.database.unit_of_work() as session:
+        scope.own_population(session, caller, population_id)
+        blocks.open_block(
+            session,
+            population_id=population_id,
+            name=body.name,
+            clients=body.clients,
+            reason=body.reason,
+            actor_id=caller.id,
+            now=services.clock(),
+        )
+        return _block(blocks.block(session, population_id, body.name))
+
+
+@router.get("/{population_id}/blocks")
+def list_blocks(
+    services: Outside,
+    caller: OwnerOrAuditor,
+    population_id: str,
+    check: Annotated[bool, Query(description="compare members with what was sealed")] = False,
+) -> list[BlockView]:
+    """A population's blocks; with `check`, whether their members are those the ledger sealed."""
+    with services.database.read() as session:
+        scope.population(session, caller, population_id)
+        there = blocks.blocks(session, population_id)
+        if not check:
+            return [_block(block) for block in there]
+        sealed = blocks.sealed_digests(session, population_id)
+        found = [(block, blocks.digest(session, population_id, block.name)) for block in there]
+    return [
+        _block(block).model_copy(
+            update={
+                "members_digest": digest,
+                "intact": block.members == 0 or sealed.get(block.name) == digest,
+            }
+        )
+        for block, digest in found
+    ]
+
+
+def _block(block: blocks.Block) -> BlockView:
+    return BlockView(name=block.name, clients=block.clients, members=block.members)
+
+
 def _why(caller: Principal, population_id: str, body: Reason) -> dict[str, str]:
     """What an entry about a freeze says."""
     return {"population_id": population_id, "reason": body.reason, "actor_id": caller.id}
@@ -177,28 +318,36 @@ def _view(row: Population) -> PopulationView:
         delta=float(row.delta),
         owner_id=row.owner_id,
         frozen=row.frozen,
-        filter="gdp" if gdp.chosen(row.weights) else "rdp",
+        second_person=row.second_person,
+        blocks=row.blocks,
         created_at=rfc3339(from_micros(row.created_at)),
     )
 
 
 def _quota(share: QuotaBalance) -> QuotaView | None:
-    """A share in ε; None where spending is tracked but no quota set."""
+    """A researcher's share in ε; None where spending is tracked but no quota set."""
     if share.terms is None:
         return None
+    return QuotaView(researcher=share.holder_id, **_share(share))
+
+
+def _share(share: QuotaBalance) -> dict[str, float]:
+    """What of a share that is set was spent and is held, in ε."""
+    assert share.terms is not None  # noqa: S101  (the callers look)
     spent = admission.epsilon_spent_nano(share.terms, share.charged)
-    committed = admission.epsilon_spent_nano(
-        share.terms, admission.add(share.charged, share.reserved)
-    )
-    return QuotaView(
-        researcher=share.researcher_id,
-        epsilon=share.terms.epsilon,
-        epsilon_spent=spent / NANO,
-        epsilon_reserved=(committed - spent) / NANO,
-    )
+    total = admission.add(share.charged, share.reserved)
+    committed = admission.epsilon_spent_nano(share.terms, total)
+    return {
+        "epsilon": share.terms.epsilon,
+        "epsilon_spent": spent / NANO,
+        "epsilon_reserved": (committed - spent) / NANO,
+    }
 
 
-def _budget(found: Odometer, quotas: list[QuotaView], at: AwareDatetime | None) -> BudgetView:
+def _budget(
+    found: Odometer, shares: tuple[QuotaBalance, ...], at: AwareDatetime | None
+) -> BudgetView:
+    limited = [share for share in shares if share.terms is not None]
     return BudgetView(
         population=found.population_id,
         at=rfc3339(at) if at is not None else None,
@@ -211,5 +360,15 @@ def _budget(found: Odometer, quotas: list[QuotaView], at: AwareDatetime | None) 
         limit=list(found.limits),
         charged=list(found.charged),
         reserved=list(found.reserved),
-        quotas=quotas,
+        quotas=[
+            QuotaView(researcher=share.holder_id, **_share(share))
+            for share in limited
+            if share.kind == "researcher"
+        ],
+        project_quotas=[
+            ProjectQuotaView(project=share.holder_id, **_share(share))
+            for share in limited
+            if share.kind == "project"
+        ],
+        blocks=[BlockBudgetView.model_validate(asdict(block)) for block in found.blocks],
     )

@@ -31,6 +31,16 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/v1/populations/{population_id}/freeze"): {A, O},
     ("POST", "/v1/populations/{population_id}/unfreeze"): {A, O},
     ("PUT", "/v1/populations/{population_id}/quotas/{researcher}"): {A, O},
+    ("PUT", "/v1/populations/{population_id}/project-quotas/{project}"): {A, O},
+    ("PUT", "/v1/populations/{population_id}/second-person"): {A, O},
+    ("POST", "/v1/populations/{population_id}/blocks"): {A, O},
+    ("GET", "/v1/populations/{population_id}/blocks"): {A, O, U},
+    ("POST", "/v1/projects"): {A},
+    ("GET", "/v1/projects"): EVERYBODY,
+    ("PUT", "/v1/projects/{project}/members/{researcher}"): {A},
+    ("DELETE", "/v1/projects/{project}/members/{researcher}"): {A},
+    ("GET", "/v1/proposals"): {A, O, U},
+    ("POST", "/v1/proposals/{proposal_id}/decision"): {A, O},
     ("POST", "/v1/datasets"): {A, O},
     ("GET", "/v1/datasets"): EVERYBODY,
     ("GET", "/v1/datasets/{dataset_id}"): EVERYBODY,
@@ -41,6 +51,13 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/v1/datasets/{dataset_id}/policies/{number}"): {A, O, U},
     ("POST", "/v1/datasets/{dataset_id}/policies/{number}/activate"): {A, O},
     ("POST", "/v1/datasets/{dataset_id}/policies/{number}/dry-run"): {A, O},
+    ("POST", "/v1/datasets/{dataset_id}/policies/audit"): {A, O, U},
+    ("POST", "/v1/datasets/{dataset_id}/policies/{number}/rollback"): {A, O},
+    ("POST", "/v1/datasets/{dataset_id}/policies/{number}/shadow"): {A, O},
+    ("GET", "/v1/datasets/{dataset_id}/policies/{number}/replay"): {A, O},
+    ("POST", "/v1/datasets/{dataset_id}/policies/{number}/replay"): {A, O},
+    ("GET", "/v1/datasets/{dataset_id}/policies/{number}/region"): {A, O},
+    ("POST", "/v1/datasets/{dataset_id}/policies/{number}/region"): {A, O},
     ("POST", "/v1/quotes"): {O, R},
     ("POST", "/v1/quotes/inverse"): {O, R},
     ("POST", "/v1/quotes/sweep"): {O, R},
@@ -113,6 +130,7 @@ def _filled(path: str, ids: dict[str, str]) -> str:
         ("token_id", "population_id", "dataset_id", "job_id", "sweep_id"), "nothing_1"
     )
     values |= {"researcher": "researcher@example.org", "number": "1", "entry_id": "1"}
+    values |= {"project": "nothing", "proposal_id": "prp_nothing"}
     values |= {"decision_id": "dec_nothing"}
     return path.format(**(values | ids))
 
@@ -132,9 +150,17 @@ def _bodies(clinic: Clinic) -> dict[str, Any]:
         "/v1/datasets": None,
         "/grants": {"epsilon": 1.0, "reason": "mine"},
         "freeze": {"reason": "mine"},
-        "/quotas/{researcher}": {"epsilon": 1.0},
+        "quotas/{researcher}": {"epsilon": 1.0},
+        "/project-quotas/{project}": {"epsilon": 1.0},
+        "/second-person": {"needed": True, "reason": "mine"},
+        "/blocks": {"name": "b", "clients": 1, "reason": "mine"},
+        "/v1/projects": None,
+        "/members/{researcher}": None,
+        "/decision": {"decision": "approve", "note": ""},
         "/policies": {"source": "package mine", "tests": "", "reason": "mine"},
         "/dry-run": {"job": job},
+        "/rollback": {"reason": "mine"},
+        "/region": {"job": job},
         "/v1/quotes": {"job": job},
         "/v1/quotes/inverse": {"job": job, "solve_for": "rounds"},
         "/v1/quotes/sweep": {"jobs": [job]},
