@@ -90,6 +90,7 @@ class PopulationView(View):
     owner_id: str
     frozen: bool
     second_person: bool = False
+    filter: str = "rdp"
     blocks: int = 0
     created_at: str
 

@@ -21,6 +21,7 @@ from gateway.paging import page
 from jobs import projects, second_person
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
+from privacy_gateway import gdp
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import (
     Grant,
@@ -62,6 +63,7 @@ def create(
             now=services.clock(),
             reason=body.reason,
             second_person=body.second_person,
+            filter=body.filter,
         )
         return _stored(session, opened.population_id)
 
@@ -319,6 +321,7 @@ def _view(row: Population) -> PopulationView:
         owner_id=row.owner_id,
         frozen=row.frozen,
         second_person=row.second_person,
+        filter="gdp" if gdp.chosen(row.weights) else "rdp",
         blocks=row.blocks,
         created_at=rfc3339(from_micros(row.created_at)),
     )
