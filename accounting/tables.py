@@ -8,6 +8,7 @@ statements serve `create_all` and the migrations. These classes do not validate;
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -49,7 +50,13 @@ class Vector(sa.types.TypeDecorator[tuple[int, ...]]):
         self, value: str | None, dialect: sa.Dialect
     ) -> tuple[int, ...] | None:
         """Text to tuple."""
-        return None if value is None else tuple(json.loads(value))
+        return None if value is None else _numbers(value)
+
+
+@lru_cache(maxsize=4096)
+def _numbers(text: str) -> tuple[int, ...]:
+    """Weights, limits and costs are read again and again, and a tuple cannot be changed."""
+    return tuple(json.loads(text))
 
 
 def _text(length: int | None = None, *, nullable: bool = False, **options: Any) -> Any:
