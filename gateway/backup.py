@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from accounting import log, recovery, witness
 from gateway import schema
-from jobs.ingest import KEY_FILE
+from jobs import ingest, members
 from jobs.settings import Settings
 from jobs.tables_datasets import Dataset
 from kit.clock import rfc3339
@@ -41,6 +41,7 @@ DATABASES: Final[Mapping[str, str]] = {
 }
 WITNESS: Final = "witness"
 DATA: Final = "datasets"
+KEYS: Final = (ingest.KEY_FILE, members.KEY_FILE)
 
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
 
@@ -219,6 +220,7 @@ def _copy_data(settings: Settings, folder: Path) -> None:
     stores = settings.state_dir / DATA
     if stores.is_dir():
         shutil.copytree(stores, folder / DATA)
-    key = settings.state_dir / KEY_FILE
-    if key.is_file():
-        shutil.copy2(key, folder / KEY_FILE)
+    for name in KEYS:
+        key = settings.state_dir / name
+        if key.is_file():
+            shutil.copy2(key, folder / name)

@@ -26,7 +26,6 @@ from accounting import log, log_keys, recovery, witness
 from accounting.errors import log_refused
 from gateway import backup, schema
 from jobs import recovery as job_recovery
-from jobs.ingest import KEY_FILE
 from jobs.settings import Settings
 from kit.db import Database
 from privacy_gateway import checkpoint, tabular
@@ -225,9 +224,10 @@ def _put_data(settings: Settings, folder: Path) -> None:
         target = settings.state_dir / backup.DATA / store.name
         if not target.exists():
             shutil.copytree(store, target)
-    key, there = folder / KEY_FILE, settings.state_dir / KEY_FILE
-    if key.is_file() and not there.exists():
-        shutil.copy2(key, there)
+    for name in backup.KEYS:
+        key, there = folder / name, settings.state_dir / name
+        if key.is_file() and not there.exists():
+            shutil.copy2(key, there)
 
 
 def _set_aside(target: Path, now: datetime) -> None:

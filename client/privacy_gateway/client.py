@@ -21,6 +21,7 @@ from privacy_gateway.datasets import Dataset, Datasets
 from privacy_gateway.errors import Refused
 from privacy_gateway.jobs import Job, Quote
 from privacy_gateway.owner import Owner
+from privacy_gateway.shares import Shares
 from privacy_gateway.schemas import InverseAnswer, JobRequest, JobView
 from privacy_gateway.tabular import Form
 from privacy_gateway.views import BudgetView, DatasetView, PopulationView, UserView
@@ -91,6 +92,11 @@ class Domain:
     def owner(self) -> Owner:
         """What a data owner does: populations, data sets, policies."""
         return Owner(self.connection)
+
+    @property
+    def shares(self) -> Shares:
+        """Blocks of people, shares of projects, second persons."""
+        return Shares(self.connection)
 
     @property
     def datasets(self) -> Datasets:

@@ -20,6 +20,7 @@ from privacy_gateway.cli import (
     ledger,
     policies,
     populations,
+    shares,
     statements,
     verification,
 )
@@ -44,6 +45,9 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("logout")(account.logout)
     app.command("whoami")(account.whoami)
     app.add_typer(populations.app, name="population")
+    app.add_typer(shares.blocks, name="block")
+    app.add_typer(shares.projects, name="project")
+    app.add_typer(shares.proposals, name="proposal")
     app.add_typer(datasets.app, name="dataset")
     app.add_typer(policies.app, name="policy")
     app.command("quote")(jobs.quote)
