@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from privacy_gateway.datasets import Dataset, Datasets
 from privacy_gateway.errors import Refused
 from privacy_gateway.jobs import Job, Quote
 from privacy_gateway.owner import Owner
+from privacy_gateway.schemas import InverseAnswer, JobRequest, JobView, SweepQuote, SweepView
 from privacy_gateway.shares import Shares
-from privacy_gateway.schemas import InverseAnswer, JobRequest, JobView
+from privacy_gateway.sweeps import Sweep
 from privacy_gateway.tabular import Form
 from privacy_gateway.views import BudgetView, DatasetView, PopulationView, UserView
 
@@ -159,6 +160,32 @@ class Domain:
             "POST", "/v1/jobs", json=_body(job), headers={"Idempotency-Key": key}, repeatable=True
         )
         return Job(self, JobView.model_validate(answer), model)
+
+    def quote_sweep(self, jobs: Sequence[JobBody]) -> SweepQuote:
+        """Price and verdict of several jobs together, each after those before it; no effect."""
+        body = {"jobs": [_body(job) for job in jobs]}
+        answer = self.connection.post("/v1/quotes/sweep", body, repeatable=True)
+        return SweepQuote.model_validate(answer)
+
+    def submit_sweep(self, jobs: Sequence[JobBody], *, idempotency_key: str | None = None) -> Sweep:
+        """Submit several jobs that are admitted together, or not at all.
+
+        Raises:
+            Refused: of the first job that is refused; its fact `member` says which, from 0.
+        """
+        answer = self.connection.call(
+            "POST",
+            "/v1/sweeps",
+            json={"jobs": [_body(job) for job in jobs]},
+            headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4())},
+            repeatable=True,
+        )
+        return Sweep(self, SweepView.model_validate(answer))
+
+    def sweep(self, sweep_id: str) -> Sweep:
+        """A handle on a sweep that was submitted before."""
+        answer = self.connection.get(f"/v1/sweeps/{sweep_id}")
+        return Sweep(self, SweepView.model_validate(answer))
 
     def job(self, job_id: str, *, model: Any = None) -> Job:
         """A handle on a job that was submitted before."""

@@ -22,6 +22,7 @@ from privacy_gateway.cli import (
     populations,
     shares,
     statements,
+    sweeps,
     verification,
 )
 from privacy_gateway.cli.output import EXITS, explained, note
@@ -53,6 +54,7 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("quote")(jobs.quote)
     app.command("submit")(jobs.submit)
     app.add_typer(jobs.app, name="jobs")
+    app.add_typer(sweeps.app, name="sweep")
     app.add_typer(ledger.app, name="ledger")
     app.command("verify")(verification.verify)
     app.add_typer(statements.app, name="statement")
