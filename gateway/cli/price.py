@@ -18,7 +18,7 @@ from privacy_gateway.notebook import plain_table
 
 if TYPE_CHECKING:
     from accounting.calculator import Calculation
-    from accounting.plan import Sampling, TrainingPlan
+    from accounting.plan import Cohort, Sampling, TrainingPlan
 
 
 def price(
@@ -34,6 +34,12 @@ def price(
     adaptive_clipping: Annotated[
         bool, typer.Option("--adaptive-clipping", help="Pay for the clipped fraction too.")
     ] = False,
+    cohort: Annotated[
+        str, typer.Option(help="secret, or visible where others learn who was drawn.")
+    ] = "secret",
+    bands: Annotated[
+        int | None, typer.Option(help="b of the banded matrix that dp_ftrl uses, not a tree.")
+    ] = None,
     budget_epsilon: Annotated[
         float | None, typer.Option(help="ε of a fresh budget to ask what fits into it.")
     ] = None,
@@ -52,6 +58,8 @@ def price(
             sampling=cast("Sampling", sampling),
             clip_norm=None if adaptive_clipping else 1.0,
             algorithm=algorithm,
+            cohort=cast("Cohort", cohort),
+            bands=bands,
         )
         _print(plan, calculate(plan, delta=delta, budget_epsilon=budget_epsilon), form)
 
