@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlmodel import SQLModel
+
+import jobs.tables  # noqa: F401
 from jobs import judgement, situation
 from jobs.principal import Principal
 from jobs.services import Services
@@ -18,9 +23,17 @@ from policies.ask import Decision, ask
 from policies.engine import Revision
 from policies.question import Question, for_policy
 from privacy_gateway import canonical
-from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import JobRequest, Rule
+from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.schemas import JobRequest, Rule, parse
 from privacy_gateway.views import DryRunView
+
+_JOB = SQLModel.metadata.tables["job"]
+_NEWEST = (
+    sa.select(_JOB.c.id)
+    .where(_JOB.c.dataset_id == sa.bindparam("dataset"))
+    .order_by(_JOB.c.created_at.desc(), _JOB.c.id.desc())
+    .limit(1)
+)
 
 SAMPLE_ID = "usr_sample_researcher"
 """Nobody's account, so it has no quota and no history."""
@@ -62,6 +75,28 @@ def of_request(
         now=services.clock(),
     )
     return _view(judged.decision, judged.code, list(judged.rules))
+
+
+def request_of(
+    session: Session, owner: Principal, dataset_id: str, asked: JobRequest | str | None
+) -> JobRequest:
+    """The request a trial starts from: as given, a past job's, or the newest job's.
+
+    Raises:
+        Refused: `not_found` for a job that is not on this data set; `not_ready` without any job;
+            `invalid_request` on `job.dataset` for another data set.
+    """
+    if isinstance(asked, JobRequest):
+        if asked.dataset != dataset_id:
+            raise invalid("job.dataset", "is another data set than the policy's")
+        return asked
+    job_id = asked or session.scalar(_NEWEST, {"dataset": dataset_id})
+    if job_id is None:
+        raise Refused("not_ready", "no job has been asked for yet; give one to start from")
+    job = find(session, owner, job_id)
+    if job.dataset_id != dataset_id:
+        raise Refused("not_found", f"there is no job {job_id}")
+    return parse(JobRequest, canonical.loads_strict(job.request.encode()))
 
 
 def of_past_job(

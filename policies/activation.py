@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from policies.ask import judge
+from policies.coverage import Coverage, measure
 from policies.engine import (
     DEADLINE_SECONDS,
     Findings,
@@ -38,6 +39,7 @@ class Examination:
     findings: Findings
     tests: dict[str, TestReport]
     problems: tuple[FieldError, ...]
+    coverage: Coverage | None = None
 
     @property
     def passed(self) -> bool:
@@ -70,7 +72,21 @@ def examine(
     except EngineFailed as failure:
         detail = f"the revision was not examined: {failure}"
         raise Refused("policy_unavailable", detail) from failure
-    return Examination(revision.digest, findings, reports, tuple(problems[:MOST_PROBLEMS]))
+    reached = _coverage(engines, revision)
+    problems = problems[:MOST_PROBLEMS]
+    return Examination(revision.digest, findings, reports, tuple(problems), reached)
+
+
+def _coverage(engines: Sequence[PolicyEngine], revision: Revision) -> Coverage | None:
+    """What the owner's tests reach; told for its own sake, so nothing fails for want of it."""
+    for engine in engines:
+        try:
+            found = measure(engine, revision.source, revision.tests)
+        except (EngineFailed, TextRefused):
+            return None
+        if found is not None:
+            return found
+    return None
 
 
 def refuse_unclean(engines: Sequence[PolicyEngine], revision: Revision) -> None:

@@ -11,6 +11,7 @@ a JSON header and a payload (an input document, an answer, or nothing).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -59,12 +60,38 @@ def _serve(
         while len(worlds) > LOADED_WORLDS:
             worlds.popitem(last=False)
         return {"ok": True}, b""
+    if operation == "coverage":
+        return {"ok": True}, _coverage(regorus, json.loads(payload), request["queries"])
     engine = worlds.get(request["world"])
     if engine is None:
         return {"ok": False, "unknown_world": True, "detail": "not loaded"}, b""
     worlds.move_to_end(request["world"])
+    if operation == "many":
+        return {"ok": True}, _many(engine, request["query"], json.loads(payload))
     engine.set_input_json(payload.decode())
     return {"ok": True}, engine.eval_query_as_json(request["query"]).encode()
+
+
+def _many(engine: Any, query: str, documents: list[str]) -> bytes:
+    """Answers to one query on many inputs; an error takes the place of its answer."""
+    answers = []
+    for document in documents:
+        try:
+            engine.set_input_json(document)
+            answers.append({"ok": True, "answer": engine.eval_query_as_json(query)})
+        except Exception as error:  # the engine's errors have no common type
+            answers.append({"ok": False, "detail": _plain(error)})
+    return json.dumps(answers).encode()
+
+
+def _coverage(regorus: Any, modules: list[list[str]], queries: list[str]) -> bytes:
+    """Which lines of the modules the queries reach; a query that fails reaches what it reached."""
+    engine = _load(regorus, modules)
+    engine.set_enable_coverage(True)
+    for query in queries:
+        with contextlib.suppress(Exception):
+            engine.eval_query_as_json(query)
+    return str(engine.get_coverage_report_as_json()).encode()
 
 
 def _load(regorus: Any, modules: list[list[str]]) -> Any:

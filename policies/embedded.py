@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -125,6 +125,38 @@ class EmbeddedEngine:
             return Evaluation(fault=failure.fault, detail=failure.detail)
         return opened(envelope, world.digest)
 
+    def evaluate_many(
+        self, revision: Revision, documents: Sequence[bytes], deadline_seconds: float
+    ) -> list[Evaluation]:
+        """Ask about many inputs in one exchange, with one deadline for all."""
+        try:
+            world = publication(revision.source)
+            payload = json.dumps([document.decode() for document in documents]).encode()
+            header = {"op": "many", "world": world.name, "query": f"data.{world.queries[0]}"}
+            answers = json.loads(self._exchange(world, header, payload, deadline_seconds))
+        except TextRefused as refused:
+            fault = Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)
+            return [fault] * len(documents)
+        except EngineFailed as failure:
+            return [Evaluation(fault=failure.fault, detail=failure.detail)] * len(documents)
+        return [_evaluation(answer, world.digest) for answer in answers]
+
+    def coverage(self, source: str, tests: str) -> list[dict[str, Any]]:
+        """Lines that the `test_*` rules reach, by module: path, `covered`, `not_covered`.
+
+        Raises:
+            EngineFailed: no child process could do it in time.
+            TextRefused: a text cannot be moved into its own package.
+        """
+        world = publication_of_tests(source, tests)
+        header = {"op": "coverage", "queries": [f"data.{query}" for query in world.queries]}
+        deadline = time.monotonic() + CHECK_SECONDS
+        with self._pool.borrow(deadline) as child:
+            report = _call(child, header, json.dumps(world.all_modules).encode(), deadline)
+        files: list[dict[str, Any]] = json.loads(report)["files"]
+        ours = {name for name, _ in world.modules}
+        return [file for file in files if file["path"] in ours]
+
     @contextmanager
     def trial(self) -> Iterator[EmbeddedEngine]:
         """Itself: children hold nothing that decides."""
@@ -161,19 +193,35 @@ class EmbeddedEngine:
 
     def _ask(self, world: Publication, query: str, document: bytes, seconds: float) -> Any:
         """The value of `data.<query>`; None where it is undefined."""
+        header = {"op": "evaluate", "world": world.name, "query": f"data.{query}"}
+        return _value(self._exchange(world, header, document, seconds))
+
+    def _exchange(
+        self, world: Publication, header: dict[str, Any], payload: bytes, seconds: float
+    ) -> bytes:
+        """One request to a child that has the world, which it is given first if it lacks it."""
         started = time.monotonic()
         with self._pool.borrow(started + seconds) as child:
             # A child that was just started has not used up the policy's time.
             deadline = time.monotonic() + seconds
-            header = {"op": "evaluate", "world": world.name, "query": f"data.{query}"}
-            reply, answer = child.exchange(header, document, deadline)
+            reply, answer = child.exchange(header, payload, deadline)
             if reply.get("unknown_world"):
                 modules = json.dumps(world.all_modules).encode()
                 _call(child, {"op": "load", "world": world.name}, modules, deadline)
-                reply, answer = child.exchange(header, document, deadline)
+                reply, answer = child.exchange(header, payload, deadline)
         if not reply["ok"]:
             raise EngineFailed(Fault.EVALUATION_FAILED, str(reply["detail"]))
-        return _value(answer)
+        return answer
+
+
+def _evaluation(answer: dict[str, Any], digest: str) -> Evaluation:
+    """One of many answers."""
+    if not answer["ok"]:
+        return Evaluation(fault=Fault.EVALUATION_FAILED, detail=str(answer["detail"]))
+    try:
+        return opened(_value(answer["answer"].encode()), digest)
+    except EngineFailed as failure:
+        return Evaluation(fault=failure.fault, detail=failure.detail)
 
 
 def _value(answer: bytes) -> Any:

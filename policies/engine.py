@@ -19,6 +19,8 @@ DEADLINE_SECONDS = 0.5
 
 Module = Literal["policy", "tests"]
 State = Literal["draft", "active", "superseded"]
+Stage = Literal["draft", "checked", "tested", "shadow", "active", "superseded"]
+"""How far a revision has come; all but the last two are drafts that decide nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Revision:
     created_at: datetime | None = None
     activated_at: datetime | None = None
     activated_by: str | None = None
+    stage: Stage = "draft"
 
     @classmethod
     def of_text(cls, source: str, tests: str = "", *, dataset_id: str = "") -> Revision:

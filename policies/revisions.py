@@ -19,7 +19,7 @@ from kit.clock import from_micros, micros
 from kit.ids import new_id
 from policies.activation import Examination, examine, refuse_unless_passed
 from policies.ask import Decision
-from policies.engine import PolicyEngine, Revision, State, text_digest
+from policies.engine import PolicyEngine, Revision, Stage, State, text_digest
 from policies.probes import Floor, no_floor
 from policies.tables import DecisionRow, PolicyRevision
 from policies.text import TextRefused, package_of
@@ -320,7 +320,19 @@ def revision_of(row: sa.RowMapping | Mapping[str, Any]) -> Revision:
         created_at=from_micros(row["created_at"]),
         activated_at=None if activated is None else from_micros(activated),
         activated_by=row["activated_by"],
+        stage=_stage(row),
     )
+
+
+def _stage(row: sa.RowMapping | Mapping[str, Any]) -> Stage:
+    """How far a revision has come."""
+    if row["state"] != "draft":
+        return cast("Stage", row["state"])
+    if row["shadowed_at"] is not None:
+        return "shadow"
+    if row["tested_at"] is not None:
+        return "tested"
+    return "draft" if row["checked_at"] is None else "checked"
 
 
 def _dataset_of(decision: Decision) -> str:

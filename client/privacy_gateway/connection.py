@@ -104,6 +104,20 @@ class Connection:
             self._pause(_pause_seconds(attempt, response.headers.get("Retry-After")))
         raise AssertionError  # the last attempt returned or raised
 
+    def text(self, method: str, path: str, body: Any = None) -> str:
+        """Answer of one request that is text and not JSON.
+
+        Raises:
+            Refused: what the gateway said, or `unavailable` when it could not be reached.
+        """
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            _raise_problem(response)
+        return response.text
+
     def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[Any]:
         """Items of a listing, page after page, at most `limit` in all."""
         after: str | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 from privacy_gateway.connection import Connection
 from privacy_gateway.datasets import Dataset
+from privacy_gateway.policy_views import AuditView, RegionView, ReplayView
 from privacy_gateway.schemas import Manifest
 from privacy_gateway.views import DatasetView, PopulationView
 
@@ -118,20 +119,65 @@ class Owner:
         self,
         dataset_id: str,
         number: int,
-        job: Mapping[str, Any],
+        job: Mapping[str, Any] | str,
         *,
         as_researcher: str | None = None,
     ) -> dict[str, Any]:
-        """What a revision would decide about a job, without any effect.
+        """What a revision would decide about a job, or about a past one's id, without any effect.
 
         Asked in the name of `as_researcher` (id or address), without it in that of a sample
         researcher of your organisation who has neither quota nor history.
         """
         path = f"/v1/datasets/{dataset_id}/policies/{number}/dry-run"
-        body: dict[str, Any] = {"job": dict(job)}
+        body: dict[str, Any] = {"job": job if isinstance(job, str) else dict(job)}
         if as_researcher is not None:
             body["as_researcher"] = as_researcher
         return dict(self._connection.post(path, body, repeatable=True))
+
+    def roll_back_policy(self, dataset_id: str, number: int, *, reason: str) -> dict[str, Any]:
+        """Let a superseded text decide again, as a new revision."""
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/rollback"
+        return dict(self._connection.post(path, {"reason": reason}))
+
+    def shadow_policy(self, dataset_id: str, number: int) -> dict[str, Any]:
+        """Let a tested draft run in the active revision's shadow from now on."""
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/shadow"
+        return dict(self._connection.post(path))
+
+    def replay_policy(
+        self, dataset_id: str, number: int, *, last: int = 1000, since_shadow: bool = False
+    ) -> ReplayView:
+        """Which of the last decisions a revision would make otherwise, newly allowed first."""
+        query = f"last={last}" + ("&since=shadow" if since_shadow else "")
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/replay?{query}"
+        return ReplayView.model_validate(self._connection.get(path))
+
+    def audit_policy(self, dataset_id: str, *, last: int = 1000) -> AuditView:
+        """Ask the last decisions again, byte for byte, of the revisions that made them."""
+        path = f"/v1/datasets/{dataset_id}/policies/audit?last={last}"
+        return AuditView.model_validate(self._connection.post(path, repeatable=True))
+
+    def policy_region(
+        self, dataset_id: str, number: int, asked: Mapping[str, Any] | None = None
+    ) -> RegionView:
+        """What a revision and the remaining budget admit: rounds × noise × cohort.
+
+        Args:
+            dataset_id: whose policy.
+            number: which revision.
+            asked: `job` (a request or a past job's id), `as_researcher`, and the axes `rounds`,
+                `noise_multipliers`, `clients_per_round`; each may be left out.
+        """
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/region"
+        answer = self._connection.post(path, dict(asked or {}), repeatable=True)
+        return RegionView.model_validate(answer)
+
+    def policy_region_text(
+        self, dataset_id: str, number: int, form: str, asked: Mapping[str, Any] | None = None
+    ) -> str:
+        """The same as a `table` for terminals or as an `svg` plot."""
+        path = f"/v1/datasets/{dataset_id}/policies/{number}/region?format={form}"
+        return self._connection.text("POST", path, dict(asked or {}))
 
     def publish_policy(
         self, dataset_id: str, source: str, *, tests: str = "", reason: str = "published"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
+from privacy_gateway.policy_views import CoverageView
 from privacy_gateway.schemas import Identifier, JobRequest, Name, Role, Rule, Strict, View
 
 Item = TypeVar("Item")
@@ -298,6 +299,7 @@ class RevisionView(View):
     dataset: str
     number: int
     state: Literal["draft", "active", "superseded"]
+    stage: Literal["draft", "checked", "tested", "shadow", "active", "superseded"] = "draft"
     digest: str
     reason: str
     author_id: str
@@ -309,6 +311,7 @@ class RevisionView(View):
     findings: list[FindingView] = []
     results: list[TestView] = []
     problems: list[dict[str, Any]] = []
+    coverage: CoverageView | None = None
 
 
 class DryRunView(View):

@@ -8,20 +8,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from sqlalchemy.orm import Session
 
-from gateway import dryrun, scope
+from gateway import dryrun, examined, scope
 from gateway.body import json_body
 from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import cut
 from jobs.principal import Principal
-from jobs.services import Services
-from kit.clock import rfc3339
-from policies import activation, revisions, staging
-from policies.activation import Examination
+from policies import activation, life, revisions
 from policies.engine import Revision
-from policies.probes import Floor, floor_of
-from privacy_gateway.errors import FieldError, Refused, invalid
+from privacy_gateway.errors import invalid
 from privacy_gateway.schemas import NewPolicy
-from privacy_gateway.views import DryRun, DryRunView, FindingView, Page, RevisionView, TestView
+from privacy_gateway.views import DryRun, DryRunView, Page, RevisionView
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/policies", tags=["policies"])
 
@@ -40,7 +36,7 @@ def draft(
     with services.database.read() as session:
         scope.own_dataset(session, caller, dataset_id)
     text = Revision.of_text(body.source, body.tests, dataset_id=dataset_id)
-    examined = activation.examine(examiners, text, floor=_floor(services))
+    found = activation.examine(examiners, text, floor=examined.floor(services))
     with services.database.unit_of_work() as session:
         stored = revisions.draft(
             session,
@@ -52,7 +48,8 @@ def draft(
             now=services.clock(),
             ids=services.new_id,
         )
-    return _examined(stored, examined)
+        stored = life.note_examined(session, stored, found, now=services.clock())
+    return examined.view(stored, found)
 
 
 @router.get("")
@@ -67,7 +64,7 @@ def list_policies(
         rows = revisions.list_revisions(
             session, dataset_id, after=int(asked.after or 0), limit=asked.limit + 1
         )
-    return cut(rows, asked, lambda row: str(row.number), _brief)
+    return cut(rows, asked, lambda row: str(row.number), examined.brief)
 
 
 @router.get("/{number}")
@@ -77,7 +74,7 @@ def show(
     """One revision with source and tests."""
     with services.database.read() as session:
         scope.dataset(session, caller, dataset_id)
-        return _view(revisions.get(session, dataset_id=dataset_id, number=number))
+        return examined.plain(revisions.get(session, dataset_id=dataset_id, number=number))
 
 
 @router.post("/{number}/activate")
@@ -89,22 +86,8 @@ def activate(
         scope.own_dataset(session, caller, dataset_id)
         stored = revisions.get(session, dataset_id=dataset_id, number=number)
     # Examined before the transaction: tests and probes take too long to hold a lock.
-    examined = activation.examine(examiners, stored, floor=_floor(services))
-    if examined.passed:
-        with services.database.unit_of_work() as session:
-            staging.stage(session, stored, now=services.clock())
-        staging.wait(examiners, stored)
-    with services.database.unit_of_work() as session:
-        active = revisions.activate(
-            session,
-            examiners,
-            dataset_id=dataset_id,
-            number=number,
-            actor_id=caller.id,
-            now=services.clock(),
-            examination=examined,
-        )
-    return _examined(active, examined)
+    found = activation.examine(examiners, stored, floor=examined.floor(services))
+    return examined.view(examined.activate(services, examiners, caller, stored, found), found)
 
 
 @router.post("/{number}/dry-run")
@@ -135,66 +118,6 @@ def dry_run(
 
 def _asking(session: Session, caller: Principal, body: DryRun) -> Principal:
     """In whose name a new request is tried."""
-    if body.as_researcher is None:
-        return dryrun.sample_researcher(caller)
-    if isinstance(body.job, str):
+    if body.as_researcher is not None and isinstance(body.job, str):
         raise invalid("as_researcher", "a past job is asked as it was; leave this out")
-    try:
-        return scope.researcher(session, body.as_researcher)
-    except Refused as refused:
-        fault = FieldError("as_researcher", "names no researcher", body.as_researcher)
-        raise Refused(refused.code, "as_researcher: names no researcher", errors=[fault]) from None
-
-
-def _floor(services: Services) -> Floor:
-    return floor_of(
-        minimum_clients_per_round=services.settings.minimum_clients_per_round,
-        minimum_noise_multiplier=services.settings.minimum_noise_multiplier,
-    )
-
-
-def _view(revision: Revision) -> RevisionView:
-    made, activated = revision.created_at, revision.activated_at
-    return RevisionView(
-        id=revision.id,
-        dataset=revision.dataset_id,
-        number=revision.number,
-        state=revision.state,
-        digest=revision.digest,
-        reason=revision.reason,
-        author_id=revision.author_id,
-        created_at=rfc3339(made) if made else "",
-        activated_at=rfc3339(activated) if activated else None,
-        activated_by=revision.activated_by,
-        source=revision.source,
-        tests=revision.tests,
-    )
-
-
-def _brief(revision: Revision) -> RevisionView:
-    return _view(revision).model_copy(update={"source": None, "tests": None})
-
-
-def _examined(revision: Revision, examination: Examination) -> RevisionView:
-    """A revision with what every engine said about it."""
-    findings = [
-        FindingView(
-            severity=item.severity,
-            code=item.code,
-            message=item.message,
-            line=item.line,
-            column=item.column,
-            hint=item.hint,
-            module=item.module,
-        )
-        for item in examination.findings.items
-    ]
-    results = [
-        TestView(engine=engine, name=test.name, passed=test.passed, detail=test.detail)
-        for engine, report in examination.tests.items()
-        for test in report.results
-    ]
-    problems = [problem.as_dict() for problem in examination.problems]
-    return _view(revision).model_copy(
-        update={"findings": findings, "results": results, "problems": problems}
-    )
+    return examined.asking(session, caller, body.as_researcher)

@@ -155,7 +155,7 @@ SEALED = [
 def test_nobody_changes_what_is_sealed(doors: dict[Role, Database], house: str, table: str) -> None:
     column = SQLModel.metadata.tables[table].columns.keys()[0]
     for verb in ("UPDATE", "DELETE", "TRUNCATE"):
-        statement = attempt(verb, table).replace(_free_column(table), column)  # type: ignore[arg-type]
+        statement = attempt(verb, table).replace(_free_column(table), column)
         for role in ROLES:
             assert refusal(doors[role], statement) in {NO_RIGHT, NO_WAY}, (role, statement)
         superuser = Database(house)
@@ -201,7 +201,7 @@ def test_passwords_are_stored_as_verifiers_and_setting_up_again_changes_nothing(
     query = f"SELECT rolname, rolpassword FROM pg_authid WHERE rolname LIKE '{PREFIX}%%'"
     acl = "SELECT relname, relacl::text FROM pg_class WHERE relacl IS NOT NULL ORDER BY 1"
     with database.engine.connect() as connection:
-        stored = dict(connection.exec_driver_sql(query).all())
+        stored: dict[str, Any] = dict(connection.exec_driver_sql(query).all())
         before = connection.exec_driver_sql(acl).all()
     assert stored[f"{PREFIX}_api"].startswith("SCRAM-SHA-256$")
     assert stored[f"{PREFIX}_worker"] is None

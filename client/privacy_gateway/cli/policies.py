@@ -10,7 +10,7 @@ import typer
 from privacy_gateway.cli.credentials import connect
 from privacy_gateway.cli.files import policy_sources, read_job
 from privacy_gateway.cli.output import Form, Format, facts, listing
-from privacy_gateway.errors import Refused
+from privacy_gateway.errors import Refused, invalid
 
 app = typer.Typer(no_args_is_help=True, help="The owner's rules for one data set, in Rego.")
 
@@ -19,6 +19,7 @@ Number = Annotated[int, typer.Argument(min=1, help="Number of the revision.")]
 Source = Annotated[
     Path, typer.Argument(help="A .rego file (tests beside it in NAME_test.rego) or its directory.")
 ]
+Last = Annotated[int, typer.Option(min=1, max=10_000, help="How many decisions, newest first.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the revision.")]
 
 
@@ -37,6 +38,11 @@ def run_tests(dataset: DatasetId, source: Source, form: Format = Form.table) -> 
     draft = _draft(dataset, source, "test")
     results = draft["results"]
     listing(form, results, ["engine", "name", "passed", "detail"])
+    reached = draft.get("coverage")
+    if form is Form.table and reached is not None:
+        print(f"{reached['percent']} % of the policy's lines are reached")
+        for rule in reached["rules"]:
+            print(f"  never wholly reached: {rule}")
     if not results or not all(result["passed"] for result in results):
         raise Refused("policy_refused", f"revision {draft['number']} does not pass its tests")
 
@@ -62,7 +68,10 @@ def activate(dataset: DatasetId, number: Number, form: Format = Form.table) -> N
 def dry_run(
     dataset: DatasetId,
     number: Number,
-    job: Annotated[Path, typer.Argument(help="JSON job body, `-` for standard input.")],
+    job: Annotated[
+        Path | None, typer.Argument(help="JSON job body, `-` for standard input.")
+    ] = None,
+    past: Annotated[str | None, typer.Option(help="Id of a past job, asked as it was.")] = None,
     as_researcher: Annotated[
         str | None,
         typer.Option(help="Id or address of the researcher who asks; a sample one by default."),
@@ -70,9 +79,87 @@ def dry_run(
     form: Format = Form.table,
 ) -> None:
     """What a revision would decide about a job; nothing is reserved."""
-    asked = read_job(job)
+    if (job is None) == (past is None):
+        raise invalid("job", "give a job body or --past with a job's id, one of them")
+    asked = past if job is None else read_job(job)
     with connect() as domain:
-        facts(form, domain.owner.dry_run(dataset, number, asked, as_researcher=as_researcher))
+        found = domain.owner.dry_run(dataset, number, asked or "", as_researcher=as_researcher)
+        facts(form, found)
+
+
+@app.command("rollback")
+def rollback(
+    dataset: DatasetId,
+    number: Number,
+    reason: Annotated[str, typer.Option(help="Why; kept with the new revision.")],
+    form: Format = Form.table,
+) -> None:
+    """Let a superseded text decide again, as a new revision."""
+    with connect() as domain:
+        _show(domain.owner.roll_back_policy(dataset, number, reason=reason), form)
+
+
+@app.command("shadow")
+def shadow(dataset: DatasetId, number: Number, form: Format = Form.table) -> None:
+    """Let a tested draft run in the active one's shadow; `replay --since-shadow` tells of it."""
+    with connect() as domain:
+        _show(domain.owner.shadow_policy(dataset, number), form)
+
+
+@app.command("replay")
+def replay(
+    dataset: DatasetId,
+    number: Number,
+    last: Last = 1000,
+    since_shadow: Annotated[
+        bool, typer.Option("--since-shadow", help="Only what was asked since it is in the shadow.")
+    ] = False,
+    form: Format = Form.table,
+) -> None:
+    """Which past decisions a revision would make otherwise, newly allowed first."""
+    with connect() as domain:
+        found = domain.owner.replay_policy(dataset, number, last=last, since_shadow=since_shadow)
+    if form is Form.json:
+        facts(form, found)
+        return
+    columns = ["change", "before", "after", "subject", "purpose", "rounds", "epsilon", "decision"]
+    listing(form, found.flips, columns)
+    print(f"{found.same} of {found.decisions} decisions stay as they are")
+
+
+@app.command("audit")
+def audit(dataset: DatasetId, last: Last = 1000, form: Format = Form.table) -> None:
+    """Ask past decisions again, byte for byte; ends with 1 when one comes out otherwise."""
+    with connect() as domain:
+        found = domain.owner.audit_policy(dataset, last=last)
+    facts(form, found, found.model_dump(exclude={"findings"}))
+    if form is Form.table and found.findings:
+        listing(form, found.findings, ["standing", "decision", "detail"])
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command("region")
+def region(
+    dataset: DatasetId,
+    number: Number,
+    asked: Annotated[
+        Path | None,
+        typer.Option(help="JSON body: job, as_researcher, axes; the newest job by default."),
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the plot to this file.")] = None,
+    form: Format = Form.table,
+) -> None:
+    """What a revision and the remaining budget admit: rounds × noise × cohort."""
+    body = {} if asked is None else read_job(asked)
+    with connect() as domain:
+        if svg is not None:
+            plot = domain.owner.policy_region_text(dataset, number, "svg", body)
+            svg.write_text(plot, encoding="utf-8")
+        if form is Form.json:
+            facts(form, domain.owner.policy_region(dataset, number, body))
+        else:
+            print(domain.owner.policy_region_text(dataset, number, "table", body), end="")
 
 
 @app.command("list")
