@@ -35,10 +35,12 @@ class Owner:
         privacy_unit: str = "person",
         reason: str = "opened",
         filter: str = "rdp",  # noqa: A002 - the field's own name
+        second_person: bool = False,
     ) -> PopulationView:
         """Declare people and the budget (ε, δ) that protects them, once and for all data.
 
-        `filter` is `rdp` for any mechanism, or `gdp`, exact, for unsampled Gaussians alone.
+        `filter` is `rdp` for any mechanism, or `gdp`, exact, for unsampled Gaussians alone. With
+        `second_person`, a raise needs the approval of another owner or an administrator.
         """
         body = {
             "name": name,
@@ -48,6 +50,7 @@ class Owner:
             "delta": float(delta),
             "reason": reason,
             "filter": filter,
+            "second_person": second_person,
         }
         return PopulationView.model_validate(self._connection.post("/v1/populations", body))
 

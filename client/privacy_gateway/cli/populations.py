@@ -26,6 +26,9 @@ def create(
     filter_: Annotated[
         str, typer.Option("--filter", help="rdp, or gdp for unsampled Gaussians alone.")
     ] = "rdp",
+    second_person: Annotated[
+        bool, typer.Option(help="Raises need the approval of somebody else.")
+    ] = False,
     form: Format = Form.table,
 ) -> None:
     """Declare people and open their budget (ε, δ)."""
@@ -38,6 +41,7 @@ def create(
             privacy_unit=privacy_unit,
             reason=reason,
             filter=filter_,
+            second_person=second_person,
         )
         facts(form, made)
 
@@ -71,6 +75,15 @@ def show(
         for quota in budget.quotas:
             shown[f"quota of {quota.researcher}"] = (
                 f"ε {quota.epsilon:g}, spent {quota.epsilon_spent:.6g}"
+            )
+        for share in budget.project_quotas:
+            shown[f"quota of project {share.project}"] = (
+                f"ε {share.epsilon:g}, spent {share.epsilon_spent:.6g}"
+            )
+        for block in budget.blocks:
+            shown[f"block {block.name}"] = (
+                f"{block.clients} people, ε spent {block.epsilon_spent:.6g}, "
+                f"remaining {block.epsilon_remaining:.6g}"
             )
         facts(form, budget, shown)
 
