@@ -200,8 +200,9 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(map(str, _IMPORTABLE)),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": "/",
-        "KERAS_HOME": "/nonexistent",
+        # Below a device nothing can ever be, and nothing is found there.
+        "HOME": f"{os.devnull}/home",
+        "KERAS_HOME": f"{os.devnull}/keras",
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # Twice as many clients a processor-second on convolutions; sums still repeat bit for bit.

@@ -377,3 +377,11 @@ def test_metrics_are_numbers_or_a_broken_protocol(tmp_path: Path, metrics: objec
     hostile.answers = ({"ok": True, "metrics": metrics}, [])
     with _failed(FailureCode.PROTOCOL):
         hostile.evaluate([])
+
+
+def test_no_file_of_the_machine_can_keep_a_sandbox_from_starting() -> None:
+    """Keras reads a configuration wherever it is told its home is, if there is one."""
+    given = start.environment()
+    for name in ("HOME", "KERAS_HOME"):
+        with pytest.raises(NotADirectoryError):
+            Path(given[name]).mkdir(parents=True)

@@ -131,7 +131,7 @@ def close_files(*, parent: bool = False) -> None:
         OSError: the kernel has no Landlock, or refuses.
     """
     # Packages ask for its name at import; Python would try to write there to find it.
-    tempfile.tempdir = "/nonexistent"
+    tempfile.tempdir = f"{os.devnull}/temporary"
     landlock.restrict([*readable(), Path("/proc") if parent else _command_line()])
 
 
