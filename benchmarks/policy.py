@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 import httpx
 
 from benchmarks import market as markets
 from benchmarks.report import Table
 from benchmarks.timing import Sizes, alternate
+from jobs import region
 from kit.process import free_port, spawn, stop
 from policies import ask as asking
+from policies import revisions
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine, Revision
 from policies.opa import OpaEngine
@@ -60,6 +63,31 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         "to verdict"
     )
     yield table
+    yield _region(sizes)
+
+
+def _region(sizes: Sizes) -> Table:
+    """A grid around one request, cold (every mechanism priced anew) and warm."""
+    table = Table(
+        "region", "the allowed region, 1,000 points", ("what", "points", "seconds", "µs a point")
+    )
+    with markets.scratch() as folder, markets.sqlite(folder) as database, market.engine(1) as made:
+        opened = market.open_market(database, made, folder)
+        with database.read() as session:
+            revision = revisions.active(session, opened.dataset_id)
+        if revision is None:
+            raise RuntimeError("the market has no policy")
+        request = market.request(opened.dataset_id)
+        axes = region.axes_around(request, 1000)
+        runs = ["cold"] + ["warm"] * (1 if sizes.quick else 5)
+        for what in runs:
+            started = perf_counter()
+            args = (opened.services, made, market.RESEARCHER, revision, request, axes)
+            points = len(region.sweep(*args).points)
+            taken = perf_counter() - started
+            table.add(what, points, taken, taken / points * 1e6)
+    table.notes.append("embedded engine; target: 1,000 points ≤ 1 s")
+    return table
 
 
 def _parts(

@@ -67,6 +67,7 @@ def judge(
     *,
     request_id: str,
     now: datetime,
+    asked: Question | None = None,
 ) -> Judgement:
     """Ask the policy and compare with budget, quota and floors; never raises for a refusal.
 
@@ -77,8 +78,9 @@ def judge(
         proposal: the priced request.
         request_id: names the question; the id of the job it would become.
         now: time of the request.
+        asked: the question, where it was built before of these very facts.
     """
-    asked = question_of(principal, situation, proposal, request_id, now)
+    asked = asked or question_of(principal, situation, proposal, request_id, now)
     decision = ask.ask(
         services.engine,
         situation.revision,

@@ -119,17 +119,19 @@ def _judged(
 ) -> list[Judgement | Refused]:
     """The judgement of each point, at one moment and under one name, so that inputs repeat."""
     now = services.clock()
-    questions = [
-        question_of(asking, known, proposal, _ID, now).canonical
+    asked = [
+        None if isinstance(proposal, Refused) else question_of(asking, known, proposal, _ID, now)
         for proposal in proposals
-        if isinstance(proposal, Proposal)
     ]
+    questions = [question.canonical for question in asked if question is not None]
     answered = replace(services, engine=_Answered(engine, known.revision, questions))
     return [
         proposal
         if isinstance(proposal, Refused)
-        else judgement.judge(answered, asking, known, proposal, request_id=_ID, now=now)
-        for proposal in proposals
+        else judgement.judge(
+            answered, asking, known, proposal, request_id=_ID, now=now, asked=question
+        )
+        for proposal, question in zip(proposals, asked, strict=True)
     ]
 
 
