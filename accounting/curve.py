@@ -81,7 +81,7 @@ def price(mechanism: Mechanism) -> Price:
     first = authoritative(mechanism)
     second = rdp.curve(mechanism.canonical())
     for order, ours, theirs in zip(rdp.ORDERS, second, first, strict=True):
-        if not agree(theirs, ours):
+        if not agree(theirs, ours, mechanism.participations):
             raise price_disagreement(mechanism.digest, order, theirs, ours)
     try:
         costs = tuple(rdp.ceil_pico(max(a, b)) for a, b in zip(first, second, strict=True))
@@ -94,11 +94,15 @@ def price(mechanism: Mechanism) -> Price:
     return Price(mechanism, costs)
 
 
-def agree(first: float, second: float) -> bool:
-    """Whether two engines' values count as the same; NaN and infinity agree with nothing."""
+def agree(first: float, second: float, participations: int = 1) -> bool:
+    """Whether two engines' values count as the same; NaN and infinity agree with nothing.
+
+    The digits an engine loses are lost once for each use of a client's data.
+    """
     if not (math.isfinite(first) and math.isfinite(second)):
         return False
-    return abs(first - second) <= RELATIVE_TOLERANCE * max(first, second) + ABSOLUTE_TOLERANCE
+    slack = RELATIVE_TOLERANCE * max(first, second) + ABSOLUTE_TOLERANCE * participations
+    return abs(first - second) <= slack
 
 
 def authoritative(mechanism: Mechanism) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ Finding = tuple[str, str]
 
 RELATIVE_TOLERANCE: Final = 1e-6
 # Prices are rounded up, so at most one unit too much and never too little; a fifth for the digits
-# that are lost near 1.
+# that are lost near 1, once for each use of a client's data.
 UNITS_TOLERANCE: Final = 0.2
 MAX_COUNT: Final = 10**9
 
@@ -94,9 +94,10 @@ class Prices:
             except (ValueError, ArithmeticError) as error:
                 yield "price", f"the mechanism cannot be priced: {error}"
                 return
+        units = UNITS_TOLERANCE * rdp.participations(mechanism)
         for order, stated, nats in zip(rdp.ORDERS, per_round, self._curves[digest], strict=True):
             exact = nats * rdp.PICO
-            slack = RELATIVE_TOLERANCE * exact + UNITS_TOLERANCE
+            slack = RELATIVE_TOLERANCE * exact + units
             if not max(1, exact - slack) <= stated <= exact + slack + 1:
                 yield (
                     "price",

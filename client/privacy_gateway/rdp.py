@@ -120,7 +120,7 @@ def curve(mechanism: Mapping[str, Any], orders: Sequence[float] = ORDERS) -> tup
         steps = _count(mechanism, "steps")
         return tuple(tree_rdp(steps, z, order) for order in orders)
     if kind == "banded_gaussian":
-        uses = _participations(mechanism)
+        uses = participations(mechanism)
         return tuple(uses * sgm_rdp(_rate(mechanism), z, order) for order in orders)
     if kind == "fixed_size_gaussian":
         return tuple(fixed_size_rdp(_rate(mechanism), z / 2.0, order) for order in orders)
@@ -149,7 +149,7 @@ def event_text(mechanism: Mapping[str, Any]) -> str:
     rate = _rate(mechanism)
     sampled = f"PoissonSampledDpEvent(sampling_probability={rate!r}, event={gaussian})"
     if kind == "banded_gaussian":
-        return f"SelfComposedDpEvent(event={sampled}, count={_participations(mechanism)})"
+        return f"SelfComposedDpEvent(event={sampled}, count={participations(mechanism)})"
     return sampled
 
 
@@ -167,8 +167,10 @@ def _rate(mechanism: Mapping[str, Any]) -> float:
     return q
 
 
-def _participations(mechanism: Mapping[str, Any]) -> int:
-    """ceil(T / b): a client's group has its turn every b steps."""
+def participations(mechanism: Mapping[str, Any]) -> int:
+    """Uses of a client's data in one charge unit; ceil(T / b) where a group has its turn."""
+    if mechanism.get("kind") != "banded_gaussian":
+        return 1
     return -(-_count(mechanism, "steps") // _count(mechanism, "bands"))
 
 

@@ -148,9 +148,16 @@ def test_engines_agree_up_to_the_tolerance() -> None:
     assert not agree(1.0, 1.0 + 1.2e-6)
     assert agree(0.0, 0.9e-13)
     assert not agree(0.0, 1.2e-13)
+    assert agree(0.0, 0.9e-12, 10)
+    assert not agree(0.0, 1.2e-12, 10)
     for broken in (float("nan"), float("inf")):
         assert not agree(broken, broken)
         assert not agree(1.0, broken)
+
+
+def test_digits_lost_once_a_use_are_no_disagreement() -> None:
+    cost = price(Mechanism("banded_gaussian", 1.0, 90_337, 1, steps=128, bands=1))
+    assert min(cost.per_round) > 0
 
 
 def test_a_tree_is_one_gaussian_of_its_depth_to_the_pld_accountant() -> None:
