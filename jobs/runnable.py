@@ -15,7 +15,7 @@ from privacy_gateway.schemas import JobRequest, Rule
 
 KINDS: Final = ("train",)
 ALGORITHMS: Final = ("dp_fedavg", "dp_fedsgd", "dp_fedprox")
-SAMPLINGS: Final = ("poisson", "none")
+SAMPLINGS: Final = ("poisson", "fixed_size", "none")
 CLIPPINGS: Final = ("fixed",)
 OUTPUTS: Final = ("weights", "receipt")
 

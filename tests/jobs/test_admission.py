@@ -362,7 +362,6 @@ def test_dp_fedprox_costs_what_dp_fedavg_costs(small_market: Market) -> None:
         ({"sampling": "none"}, "invalid_request", "clients_per_round"),
         ({"kind": "query"}, "unsupported", "kind"),
         ({"mock": True}, "unsupported", "mock"),
-        ({"sampling": "fixed_size"}, "unsupported", "sampling"),
         (
             {"algorithm": {"name": "dp_fedavg", "clip_norm": "adaptive"}},
             "unsupported",
