@@ -128,7 +128,8 @@ async def _framework(_request: Request, error: Exception) -> Response:
 
 async def _database_down(_request: Request, error: Exception) -> Response:
     _LOG.error("database_unavailable", kind=type(error).__name__)
-    return response(Refused("unavailable", "the database does not answer; nothing was changed"))
+    detail = "the database does not answer; send the same again, with the same Idempotency-Key"
+    return response(Refused("unavailable", detail))
 
 
 async def _contradiction(_request: Request, error: Exception) -> Response:
