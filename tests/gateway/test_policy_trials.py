@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
 from gateway import dryrun
 from jobs import region as regions
@@ -14,6 +16,7 @@ from jobs import situation
 from jobs.judgement import judge, propose
 from jobs.principal import Principal
 from policies.tables import DecisionRow, PolicyRevision
+from privacy_gateway.cli import policies
 from privacy_gateway.schemas import JobRequest, parse
 from tests.gateway.clinic import Clinic, opened, publish
 from tests.gateway.conftest import Gateway
@@ -219,3 +222,26 @@ def test_a_region_is_bounded_and_needs_something_to_start_from(
         assert gateway.refused("owner", "POST", path, json=body)["code"] == "invalid_request"
     assert gateway.refused("owner", "POST", path, json={"job": "job_x"})["code"] == "not_found"
     assert regions.MOST_POINTS == 2000
+
+
+def test_the_command_line_replays_draws_goes_back_and_audits(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = clinic.house
+    publish(house, clinic.dataset, policy(rounds=2))
+    monkeypatch.setenv("PRIVACY_GATEWAY_URL", house.url)
+    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", house.tokens["owner"])
+    job = house.ok("owner", "GET", "/v1/jobs")["items"][0]["id"]
+    plot = tmp_path / "region.svg"
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(policies.app, [words[0], clinic.dataset, *words[1:]])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "newly_denied" in run("replay", "2", "--last", "5")
+    assert "too_many_rounds" in run("dry-run", "2", "--past", job)
+    assert "● allowed" in run("region", "2", "--svg", str(plot))
+    assert ET.parse(plot).getroot().tag.endswith("svg")
+    assert "3" in run("rollback", "1", "--reason", "too strict")
+    assert '"ok": true' in run("audit", "--format", "json")
