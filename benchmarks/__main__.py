@@ -17,6 +17,7 @@ QUESTIONS = (
     "decision",
     "policy",
     "admission",
+    "processor",
     "noise",
     "training",
     "job",

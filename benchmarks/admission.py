@@ -167,7 +167,7 @@ def _reserve(opened: Sequence[Market]) -> Act:
 
 def _settle(opened: Sequence[Market]) -> Act:
     """Everything that is stored, and every check under the lock, of attempts judged before."""
-    judged = [_attempt(opened[number % len(opened)], number) for number in range(CLIENTS)]
+    judged = [attempt(opened[number % len(opened)], number) for number in range(CLIENTS)]
 
     def act(number: int) -> object:
         services = opened[number % len(opened)].services
@@ -187,7 +187,7 @@ def _settle(opened: Sequence[Market]) -> Act:
     return act
 
 
-def _attempt(market: Market, number: int) -> Attempt:
+def attempt(market: Market, number: int) -> Attempt:
     services, me = market.services, markets.researcher(number)
     asked = markets.cheap(market.dataset_id)
     with market.database.read() as session:
