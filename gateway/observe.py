@@ -22,8 +22,11 @@ from gateway import problems
 from jobs.tables import STATES, Job, Outbox
 from kit import log
 from kit.db import Database
+from policies.errors import Fault
+from policies.tables import DecisionRow
 
 _LOG = log.get("gateway")
+_FAULT = DecisionRow.__table__.c.fault  # type: ignore[attr-defined]
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -59,7 +62,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _Queue(Collector):
-    """Numbers of the queue, read from the database when asked."""
+    """Numbers of the queue and of policy faults, read from the database when asked."""
 
     database: Database
 
@@ -75,11 +78,25 @@ class _Queue(Collector):
             waiting = session.scalar(
                 sa.select(sa.func.count()).select_from(Outbox).where(sent.is_(None))
             )
+            found_faults = session.execute(
+                sa.select(_FAULT, sa.func.count().label("number"))
+                .where(_FAULT.is_not(None))
+                .group_by(_FAULT)
+            ).all()
+        broken = {row.fault: row.number for row in found_faults}
         counted = {row.status: row.number for row in found}
         jobs = GaugeMetricFamily("privacy_gateway_jobs", "Jobs by state", labels=["state"])
         for state in STATES:
             jobs.add_metric([state], counted.get(state, 0))
         yield jobs
+        faults = GaugeMetricFamily(
+            "privacy_gateway_policy_faults",
+            "Recorded denials for want of a readable decision, by fault",
+            labels=["fault"],
+        )
+        for fault in Fault:
+            faults.add_metric([fault.value], broken.get(fault.value, 0))
+        yield faults
         yield GaugeMetricFamily(
             "privacy_gateway_outbox_waiting", "Hints not yet given to the broker", waiting or 0
         )

@@ -85,14 +85,19 @@ def end(
     if failure is not None:
         body |= {"failure": failure, "message": FAILURES[failure]}
     states.move(session, job, status, now=now, body=body)
+    outputs.hold_back(session, job)
     _write_receipt(session, job, reason, now)
 
 
 def receipt(session: Session, principal: Principal, job_id: str) -> dict[str, Any]:
     """The receipt of a job the caller may see, as stored, and beside it `log`: the present proof.
 
+    It is an output like the model where data was opened: the owner's obligations hold for the
+    researcher, not for those who watch over the budget.
+
     Raises:
-        Refused: `not_found`; `not_ready` while the job is not over.
+        Refused: `not_found`; `not_ready` while the job is not over or the owner's release delay has
+            not passed; `forbidden` when receipts are no output of it.
     """
     job = find(session, principal, job_id)
     body = session.execute(
@@ -100,13 +105,15 @@ def receipt(session: Session, principal: Principal, job_id: str) -> dict[str, An
     ).scalar_one_or_none()
     if body is None:
         raise Refused("not_ready", f"{job_id} is {job.status}; its receipt is written at its end")
+    if job.rounds_charged and principal.role == "researcher":
+        if not outputs.receipt_allowed(job):
+            raise Refused("forbidden", f"the owner gives out no receipt of {job.id}")
+        _refuse_early(session, job)
     stored: dict[str, Any] = json.loads(body)
     return stored | {"log": receipts.log_proof(session, stored)}
 
 
-def result(
-    session: Session, principal: Principal, job_id: str, *, now: datetime, form: Format = "npz"
-) -> Result:
+def result(session: Session, principal: Principal, job_id: str, *, form: Format = "npz") -> Result:
     """The last published model of a job that is over; free for ever, it is post-processing.
 
     Raises:
@@ -114,7 +121,7 @@ def result(
             passed, or when no round was published; `forbidden` when weights are no output of it.
     """
     job = find(session, principal, job_id)
-    _refuse_withheld(job, now)
+    _refuse_withheld(session, job)
     row = session.execute(
         sa.select(_RELEASE.c.weights, _RELEASE.c.digest)
         .where(_RELEASE.c.job_id == job.id, _RELEASE.c.weights.is_not(None))
@@ -129,14 +136,19 @@ def result(
     return Result(data, "application/octet-stream", f"{job_id}.safetensors", row.digest)
 
 
-def _refuse_withheld(job: Job, now: datetime) -> None:
+def _refuse_withheld(session: Session, job: Job) -> None:
     """The owner's obligations on outputs, kept at the only door they leave through."""
     if not states.is_final(job.status):
         raise Refused("not_ready", f"{job.id} is {job.status}", status=job.status)
     if "weights" not in outputs.allowed(job):
         raise Refused("forbidden", f"weights are no output of {job.id}")
-    due = outputs.due(job)
-    if due is None or now < due:
+    _refuse_early(session, job)
+
+
+def _refuse_early(session: Session, job: Job) -> None:
+    """Outputs stay inside until the owner's delay has passed."""
+    if not outputs.released(session, job):
+        due = outputs.due(job)
         when = "later" if due is None else rfc3339(due)
         raise Refused("not_ready", f"the owner releases {job.id} at {when}", due=when)
 

@@ -99,7 +99,7 @@ def find(services: Services, principal: Principal, sweep_id: str) -> SweepView:
         Refused: `not_found`, also where the caller may see none of them.
     """
     with services.database.read() as session:
-        return _view(session, principal, sweep_id, services.clock())
+        return _view(session, principal, sweep_id)
 
 
 def cancel(services: Services, principal: Principal, sweep_id: str) -> SweepView:
@@ -198,7 +198,7 @@ def _admit(
             for place, attempt in enumerate(attempts, start=1)
         ],
     )
-    return _view(session, attempts[0].principal, row["id"], now)
+    return _view(session, attempts[0].principal, row["id"])
 
 
 def _undone(
@@ -275,10 +275,10 @@ def _known(
     if row is None:
         return None
     keys.refuse_other_body(key, row.request_hash, digest, row.id)
-    return _view(session, principal, row.id, None)
+    return _view(session, principal, row.id)
 
 
-def _view(session: Session, principal: Principal, sweep_id: str, now: datetime | None) -> SweepView:
+def _view(session: Session, principal: Principal, sweep_id: str) -> SweepView:
     rows = session.execute(
         sa.select(_JOB.c.id, SWEEP.c.created_at)
         .join_from(SWEEP_MEMBER, SWEEP)
@@ -288,7 +288,7 @@ def _view(session: Session, principal: Principal, sweep_id: str, now: datetime |
     ).all()
     if not rows:
         raise Refused("not_found", f"there is no sweep {sweep_id}")
-    members = [job_view(session, session.get_one(Job, row.id), now=now) for row in rows]
+    members = [job_view(session, session.get_one(Job, row.id)) for row in rows]
     over = sum(states.is_final(job.status) for job in members)
     return SweepView(
         id=sweep_id,

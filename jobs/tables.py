@@ -56,7 +56,8 @@ class Job(SQLModel, table=True):
     charge and publish nothing. `dataset_version`, `policy_revision_id` and `decision_id` say what
     the admission was decided on. `ordinal` counts the researcher's jobs on this population from 1
     without gaps, given under the population's lock. `obligations` and `approvals` are canonical
-    JSON of what that decision demands; approvals count only until `approve_before`.
+    JSON of what that decision demands; approvals count only until `approve_before`. `release_at` is
+    the moment, by the database's clock, from which outputs leave where the owner demands a delay.
     """
 
     __tablename__ = "job"
@@ -137,6 +138,7 @@ class Job(SQLModel, table=True):
     created_at: int = Field(sa_type=BigInteger)
     updated_at: int = Field(sa_type=BigInteger)
     finished_at: int | None = Field(default=None, sa_type=BigInteger)
+    release_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class JobEvent(SQLModel, table=True):

@@ -8,7 +8,6 @@ no cohort, no timing of a client, no text of a failure.
 from __future__ import annotations
 
 import json
-from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -28,11 +27,8 @@ _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 PAGE = 100
 
 
-def job_view(session: Session, job: Job, *, now: datetime | None = None) -> JobView:
-    """The job as its researcher sees it, with the metrics of its model once it may be released.
-
-    Without `now` nothing is told that the owner's release delay may still hold back.
-    """
+def job_view(session: Session, job: Job) -> JobView:
+    """The job as its researcher sees it, with the metrics of its model once it may be released."""
     return JobView(
         id=job.id,
         status=job.status,
@@ -50,7 +46,7 @@ def job_view(session: Session, job: Job, *, now: datetime | None = None) -> JobV
         updated_at=rfc3339(from_micros(job.updated_at)),
         failure=job.failure,
         request=json.loads(job.request),
-        metrics=_metrics(session, job.id) if outputs.metrics_shown(job, now) else None,
+        metrics=_metrics(session, job.id) if outputs.metrics_shown(session, job) else None,
     )
 
 
@@ -67,15 +63,13 @@ def find(session: Session, principal: Principal, job_id: str) -> Job:
     return job
 
 
-def get_job(
-    session: Session, principal: Principal, job_id: str, *, now: datetime | None = None
-) -> JobView:
+def get_job(session: Session, principal: Principal, job_id: str) -> JobView:
     """One job.
 
     Raises:
         Refused: `not_found`.
     """
-    return job_view(session, find(session, principal, job_id), now=now)
+    return job_view(session, find(session, principal, job_id))
 
 
 def list_jobs(
@@ -86,7 +80,6 @@ def list_jobs(
     dataset: str | None = None,
     after: str | None = None,
     limit: int = PAGE,
-    now: datetime | None = None,
 ) -> list[JobView]:
     """A page of the jobs the caller may see, newest first.
 
@@ -97,7 +90,6 @@ def list_jobs(
         dataset: only jobs on this dataset.
         after: id of the last job of the page before; ids sort by time of making.
         limit: most jobs on the page, at most 1000.
-        now: see `job_view`.
 
     Raises:
         Refused: `invalid_request` for an unknown state or an impossible limit.
@@ -114,7 +106,7 @@ def list_jobs(
     if after is not None:
         query = query.where(_JOB.c.id < after)
     rows = session.execute(query.order_by(_JOB.c.id.desc()).limit(limit)).scalars()
-    return [job_view(session, job, now=now) for job in rows]
+    return [job_view(session, job) for job in rows]
 
 
 def visible_to(principal: Principal) -> sa.ColumnElement[bool]:

@@ -90,6 +90,13 @@ class DecisionRow(SQLModel, table=True):
             " AND (revision_digest IS NULL OR length(revision_digest) = 64)",
             name="ck_decision_digests",
         ),
+        # Counted whenever somebody reads the metrics; faults are few, decisions are not.
+        sa.Index(
+            "decision_by_fault",
+            "fault",
+            sqlite_where=sa.text("fault IS NOT NULL"),
+            postgresql_where=sa.text("fault IS NOT NULL"),
+        ),
     )
 
     id: str = Field(primary_key=True, max_length=64)

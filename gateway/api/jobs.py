@@ -83,7 +83,6 @@ def list_jobs(
             dataset=dataset,
             after=asked.after,
             limit=asked.limit + 1,
-            now=services.clock(),
         )
     return cut(rows, asked, lambda job: job.id, lambda job: job)
 
@@ -92,7 +91,7 @@ def list_jobs(
 def show(services: Outside, caller: Anybody, job_id: str) -> JobView:
     """One job."""
     with services.database.read() as session:
-        return views.get_job(session, caller, job_id, now=services.clock())
+        return views.get_job(session, caller, job_id)
 
 
 @router.get("/{job_id}/events", responses=_STREAM, response_class=EventSourceResponse)
@@ -149,7 +148,7 @@ def result(
 ) -> Response:
     """The released model; downloads are free for ever."""
     with services.database.read() as session:
-        file = settlement.result(session, caller, job_id, now=services.clock(), form=form)
+        file = settlement.result(session, caller, job_id, form=form)
     headers = {
         "Content-Disposition": f'attachment; filename="{file.filename}"',
         "Digest": f"sha-256={file.digest}",
@@ -173,7 +172,7 @@ def metrics(services: Outside, caller: Anybody, job_id: str) -> list[RoundMetric
     """
     with services.database.read() as session:
         job = views.find(session, caller, job_id)
-        if not outputs.metrics_shown(job, services.clock()):
+        if not outputs.metrics_shown(session, job):
             return []
         query = (
             sa.select(_RELEASE.c.round, _RELEASE.c.metrics)

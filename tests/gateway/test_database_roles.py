@@ -244,7 +244,7 @@ def test_the_whole_way_of_a_job_under_the_roles(
         notary.step()
         assert notary.state == "ok"
         with doors["api"].read() as session:
-            found = settlement.result(session, RESEARCHER, job_id, now=market.clock())
+            found = settlement.result(session, RESEARCHER, job_id)
         assert found.data
         _audit(doors["auditor"], market)
 

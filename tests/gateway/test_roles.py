@@ -12,7 +12,10 @@ from gateway import openapi
 from tests.gateway.clinic import JOB, Clinic, manifest, opened
 from tests.gateway.conftest import ROLES, Gateway
 
-OPEN = {("POST", "/v1/login"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+OPEN = {("POST", "/v1/login"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")} | {
+    # For the policy server, which has a token of its own: `test_bundles`.
+    ("GET", "/v1/bundles/policies")
+}
 
 A, O, R, U = ROLES  # noqa: E741  (admin, owner, researcher, auditor)
 EVERYBODY = {A, O, R, U}

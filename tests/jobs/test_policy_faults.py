@@ -6,6 +6,7 @@ older version might have left them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway import schema
+from gateway.observe import Metrics
 from jobs import admission
 from kit.clock import micros
 from kit.db import Database
@@ -173,6 +175,13 @@ def test_after_a_fault_the_next_decision_works(market: Market, engine: PolicyEng
     assert admission.submit(generous.services, RESEARCHER, wanted, None).job.status == "queued"
 
 
+def faults_counted(market: Market) -> dict[str, int]:
+    """What an operator's metrics say about faults of policies."""
+    text = Metrics(market.database).text().decode()
+    found = re.findall(r'^privacy_gateway_policy_faults\{fault="(\w+)"\} (\d+)', text, re.MULTILINE)
+    return {fault: int(number) for fault, number in found}
+
+
 @pytest.fixture
 def down() -> Iterator[OpaEngine]:
     engine = OpaEngine("http://127.0.0.1:9")
@@ -184,8 +193,13 @@ def test_an_engine_that_is_not_there_denies_and_is_recorded(
     market: Market, down: OpaEngine
 ) -> None:
     replace_policy(market, policy())
+    before = faults_counted(market)
     assert refusal(behind(market, down)).code == "policy_unavailable"
     assert last_decision(market)["fault"] == "unreachable"
+    after = faults_counted(market)
+    assert after.pop("unreachable") == before.pop("unreachable") + 1
+    assert after == before
+    assert after["disagreement"] == 0
 
 
 def test_a_server_that_waits_for_its_bundle_denies_and_is_recorded(

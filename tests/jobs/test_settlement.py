@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from privacy_gateway.errors import Refused
 from tests.support import market as support
 from tests.support.market import OWNER, RESEARCHER, Market
 
+AUDITOR = Principal("usr_audra", "audra@example.org", "auditor")
 MODEL = tensors.to_npz({"weight_0000": np.ones((4, 3), np.float32)})
 
 
@@ -64,7 +66,25 @@ def end(market: Market, held: Claim, status: str, failure: FailureCode | None = 
 
 def result(market: Market, held: Claim, **options: object) -> settlement.Result:
     with market.database.read() as session:
-        return settlement.result(session, RESEARCHER, held.job_id, now=market.clock(), **options)  # type: ignore[arg-type]
+        return settlement.result(session, RESEARCHER, held.job_id, **options)  # type: ignore[arg-type]
+
+
+def receipt(market: Market, held: Claim, who: Principal = RESEARCHER) -> dict[str, Any]:
+    with market.database.read() as session:
+        return settlement.receipt(session, who, held.job_id)
+
+
+def oblige(market: Market, obligations: str) -> None:
+    """Put the owner's word on the job, as the last block's decision does."""
+    with market.database.unit_of_work() as session:
+        session.execute(sa.update(Job.__table__).values(obligations=obligations))
+
+
+def elapse(market: Market, *, hours: float) -> None:
+    """Let the delay be that much shorter: nobody can move the database's clock."""
+    moved = Job.__table__.c.release_at - round(hours * 3_600_000_000)
+    with market.database.unit_of_work() as session:
+        session.execute(sa.update(Job.__table__).values(release_at=moved))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +177,7 @@ def test_results_are_of_the_researcher_alone(market: Market) -> None:
     end(market, held, "completed")
     stranger = Principal("usr_eve", "eve@example.org", "researcher")
     with market.database.read() as session, pytest.raises(Refused, match="not_found"):
-        settlement.result(session, stranger, held.job_id, now=market.clock())
+        settlement.result(session, stranger, held.job_id)
 
 
 def test_no_result_without_a_published_round(market: Market) -> None:
@@ -176,39 +196,66 @@ def test_weights_that_were_not_asked_for_are_not_handed_out(market: Market) -> N
 
 def test_the_owners_obligations_hold_at_the_door(market: Market) -> None:
     held = running(market)
+    oblige(market, '{"outputs":["receipt"]}')
     end(market, held, "completed")
-    table = Job.__table__
-    for obligations, code in (
-        ('{"outputs":["receipt"]}', "forbidden"),
-        ('{"release_delay_hours":2}', "not_ready"),
-    ):
-        with market.database.unit_of_work() as session:
-            session.execute(sa.update(table).values(obligations=obligations))
-        with pytest.raises(Refused, match=code):
-            result(market, held)
-    market.clock.advance(hours=2)
+    with pytest.raises(Refused, match="forbidden"):
+        result(market, held)
+    assert receipt(market, held)["job"] == held.job_id
+    oblige(market, '{"outputs":["weights"]}')
     assert result(market, held).data == MODEL
+    with pytest.raises(Refused, match="forbidden"):
+        receipt(market, held)
+    # Those who watch over the budget see every receipt.
+    assert receipt(market, held, OWNER) == receipt(market, held, AUDITOR)
+
+
+@pytest.mark.parametrize("hours_off", [-90_000, 0, 90_000])
+def test_a_delay_is_counted_by_the_databases_clock(market: Market, hours_off: int) -> None:
+    """Whatever the gateway's and the worker's clocks say, and wherever they are set to."""
+    held = running(market)
+    oblige(market, '{"release_delay_hours":2}')
+    market.clock.advance(hours=hours_off)
+    end(market, held, "completed")
+    market.clock.advance(hours=3)
+    for door in (result, receipt):
+        with pytest.raises(Refused, match="not_ready") as caught:
+            door(market, held)
+        assert caught.value.facts["due"] is not None
+    assert receipt(market, held, OWNER)["job"] == held.job_id
+    elapse(market, hours=1.9)
+    with pytest.raises(Refused, match="not_ready"):
+        result(market, held)
+    elapse(market, hours=0.1)
+    assert result(market, held).data == MODEL
+    assert receipt(market, held)["job"] == held.job_id
+
+
+def test_nothing_is_held_back_of_a_job_that_opened_nothing(market: Market) -> None:
+    held = running(market, charge=False)
+    oblige(market, '{"outputs":["weights"],"release_delay_hours":2}')
+    end(market, held, "cancelled")
+    assert receipt(market, held)["rounds"]["charged"] == 0
 
 
 def test_figures_about_a_withheld_model_are_withheld_too(market: Market) -> None:
     held = running(market)
     with market.database.unit_of_work() as session:
         rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
+    oblige(market, '{"release_delay_hours":2}')
     end(market, held, "completed")
 
-    def seen(obligations: str = "{}") -> object:
-        with market.database.unit_of_work() as session:
-            session.execute(sa.update(Job.__table__).values(obligations=obligations))
+    def seen(obligations: str) -> object:
+        oblige(market, obligations)
         with market.database.read() as session:
-            told = views.get_job(session, RESEARCHER, held.job_id, now=market.clock())
-            (listed,) = views.list_jobs(session, RESEARCHER, now=market.clock())
+            told = views.get_job(session, RESEARCHER, held.job_id)
+            (listed,) = views.list_jobs(session, RESEARCHER)
         assert told == listed
         return told.metrics
 
-    assert seen() == {"accuracy": 0.9}
+    assert seen("{}") == {"accuracy": 0.9}
     assert seen('{"outputs":["receipt"]}') is None
     assert seen('{"release_delay_hours":2}') is None
-    market.clock.advance(hours=2)
+    elapse(market, hours=2)
     assert seen('{"release_delay_hours":2}') == {"accuracy": 0.9}
 
 
@@ -218,7 +265,7 @@ def test_figures_nobody_asked_for_are_not_told(market: Market) -> None:
         rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
     end(market, held, "completed")
     with market.database.read() as session:
-        assert views.get_job(session, RESEARCHER, held.job_id, now=market.clock()).metrics is None
+        assert views.get_job(session, RESEARCHER, held.job_id).metrics is None
 
 
 def test_tensors_refuse_objects_both_ways() -> None:

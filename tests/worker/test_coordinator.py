@@ -146,10 +146,10 @@ def test_charges_carry_decision_dataset_and_versions(market: Market) -> None:
 def test_result_and_receipt(market: Market) -> None:
     job_id = submit(market, rounds=3)
     with market.database.read() as session, pytest.raises(Refused, match="not_ready"):
-        settlement.result(session, RESEARCHER, job_id, now=market.clock())
+        settlement.result(session, RESEARCHER, job_id)
     run(market, job_id, Stable())
     with market.database.read() as session:
-        result = settlement.result(session, RESEARCHER, job_id, now=market.clock())
+        result = settlement.result(session, RESEARCHER, job_id)
         receipt = settlement.receipt(session, RESEARCHER, job_id)
     arrays = tensors.from_npz(result.data)
     assert [(name, array.shape) for name, array in arrays.items()] == [
