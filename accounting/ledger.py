@@ -182,7 +182,7 @@ def charge(
         raise conflict("a newer worker holds the job", job=job_id, fence=present.fence)
     taken = present.rounds_left if present.whole else min(rounds, present.rounds_left)
     if taken == 0:
-        return Charge(0, None)
+        return Charge(0, None, present.whole)
     reservations.refuse_second_charge(session, job_id, round_first, taken, attempt)
     drawn = purse.moved(spend=present.cost(taken))
     reservations.draw(

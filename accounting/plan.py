@@ -30,6 +30,11 @@ MAX_CLIP_NORM: Final = 1e6
 # Far below, one step of the engine's grid C/2²⁰ is no double any more and nothing is clipped.
 MIN_CLIP_NORM: Final = 1e-6
 CLIP_COUNT_NOISE_PER_CLIENT: Final = 0.05
+# Adaptive clipping: first C, target share of clients below C, rate of the geometric update; the
+# values of Andrew et al. 2021 (arXiv:1905.03871), section 3. Public, and the same for every job.
+INITIAL_CLIP_NORM: Final = 0.1
+CLIP_QUANTILE: Final = 0.5
+CLIP_LEARNING_RATE: Final = 0.2
 
 _RELEASES: Final[dict[str, Release]] = {
     "train": "update",
@@ -116,7 +121,8 @@ class TrainingPlan:
         """What the training engine gets, and all it gets.
 
         `noise_multiplier` is the one for the update (above the priced one with adaptive clipping),
-        `denominator` is the fixed public q·N, `sampling_rate` is q.
+        `denominator` is the fixed public q·N, `sampling_rate` is q. Adaptive clipping adds its
+        public constants, a tree the number of rounds in one pass over the population.
         """
         noise = self.noise_multiplier
         if self.clip_count_noise is not None:
@@ -131,6 +137,19 @@ class TrainingPlan:
             "noise_multiplier": noise,
             "clip_norm": self.clip_norm,
             "clip_count_noise": self.clip_count_noise,
+            **self._more_parameters(),
+        }
+
+    def _more_parameters(self) -> dict[str, float | int | str | None]:
+        """What only some mechanisms need."""
+        if self._kind == "tree_gaussian":
+            return {"tree_rounds": self._steps_per_tree}
+        if self.clip_norm is not None:
+            return {}
+        return {
+            "initial_clip_norm": INITIAL_CLIP_NORM,
+            "clip_quantile": CLIP_QUANTILE,
+            "clip_learning_rate": CLIP_LEARNING_RATE,
         }
 
     def changed(

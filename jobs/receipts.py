@@ -7,6 +7,7 @@ claim more than the accountant charged: ε is that of all charged rounds, repeat
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from decimal import ROUND_CEILING, Context
 from typing import Any
@@ -19,11 +20,12 @@ from accounting.plan import TrainingPlan
 from accounting.tables import ENTRY, Population
 from jobs.proposal import plan_for
 from jobs.recheck import request_of
-from jobs.tables import Job, JobRelease
+from jobs.tables import Job, JobEvent, JobRelease
 from jobs.tables_datasets import Dataset
 from kit.clock import rfc3339
 
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
+_EVENT = JobEvent.__table__  # type: ignore[attr-defined]
 
 SCHEMA = "privacy-gateway/receipt/1"
 ADJACENCY = "zero-out: one client's whole data replaced by no contribution"
@@ -63,6 +65,7 @@ def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str
             "clients_per_round": plan.clients_per_round,
             "rate": plan.clients_per_round / plan.population_clients,
         },
+        "clipping": _clipping(session, job, plan),
         "rounds": {
             "requested": job.rounds,
             "charged": job.rounds_charged,
@@ -112,6 +115,34 @@ def _epsilon(job: Job, plan: TrainingPlan) -> float:
         return 0.0
     units = plan.charge_units if plan.mechanism.whole else job.rounds_charged
     return curve.standalone_epsilon(plan.mechanism, units, float(job.delta))
+
+
+def _clipping(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Any]:
+    """The clip norm, or the constants it followed from and where it got to."""
+    if plan.clip_norm is not None:
+        return {"kind": "fixed", "clip_norm": plan.clip_norm}
+    parameters = plan.engine_parameters()
+    return {
+        "kind": "adaptive",
+        "initial_clip_norm": parameters["initial_clip_norm"],
+        "quantile": parameters["clip_quantile"],
+        "learning_rate": parameters["clip_learning_rate"],
+        "clip_count_noise": parameters["clip_count_noise"],
+        "update_noise_multiplier": parameters["noise_multiplier"],
+        "last_clip_norm": _last_clip_norm(session, job),
+    }
+
+
+def _last_clip_norm(session: Session, job: Job) -> float | None:
+    """C of the newest released round, as its event tells it."""
+    body = session.execute(
+        sa.select(_EVENT.c.body)
+        .where(_EVENT.c.job_id == job.id, _EVENT.c.kind == "published")
+        .order_by(_EVENT.c.seq.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    norm = json.loads(body or "{}").get("clip_norm")
+    return None if norm is None else float(norm)
 
 
 def _ledger(session: Session, job: Job) -> dict[str, Any]:

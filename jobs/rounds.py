@@ -158,6 +158,8 @@ def charge(
 
     A round that an earlier attempt charged and did not publish is charged again: its data was
     opened. Where the reservation has no room for all `rounds`, fewer are charged, at last none.
+    A mechanism that is charged whole is paid for by the first call; later ones charge nothing and
+    give the next rounds, which another attempt computes to the same bits.
 
     Args:
         session: the transaction that `guard` began; the caller commits before opening data.
@@ -188,8 +190,9 @@ def charge(
         session.flush()
         body = {"first_round": first, "rounds": paid, "rounds_charged": job.rounds_charged}
         events.record(session, job.id, "charged", now=now, body=body)
-        return Block(first, paid)
-    return Block(first, 0)
+        return Block(first, min(rounds, paid))
+    left = job.rounds_charged - job.rounds_published if charged.whole else 0
+    return Block(first, min(rounds, left))
 
 
 def rounds_paid(job: Job, charged: Charge) -> int:
@@ -206,8 +209,11 @@ def publish(
     server_state: bytes | None,
     digest: str,
     now: datetime,
+    clip_norm: float | None = None,
 ) -> bool:
     """Publish one round's noisy model: insert-if-absent on (job, round), then forget older blobs.
+
+    An adaptive clip norm is a released value too and stands in the event.
 
     Returns:
         False when the round was published before; the stored model stays as it is.
@@ -247,7 +253,9 @@ def publish(
     job.attempt = 0
     job.updated_at = micros(now)
     session.flush()
-    body = {"round": round_number, "rounds": job.rounds}
+    body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
+    if clip_norm is not None:
+        body["clip_norm"] = clip_norm
     events.record(session, job.id, "published", now=now, body=body)
     return True
 

@@ -14,9 +14,9 @@ from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.schemas import JobRequest, Rule
 
 KINDS: Final = ("train",)
-ALGORITHMS: Final = ("dp_fedavg", "dp_fedsgd", "dp_fedprox")
+ALGORITHMS: Final = ("dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl")
 SAMPLINGS: Final = ("poisson", "fixed_size", "none")
-CLIPPINGS: Final = ("fixed",)
+CLIPPINGS: Final = ("fixed", "adaptive")
 OUTPUTS: Final = ("weights", "receipt")
 
 CODE: Final = "unsupported"

@@ -22,15 +22,21 @@ from sqlalchemy.orm import Session
 
 from jobs import events
 from jobs.errors import no_job, wrong_state
-from jobs.tables import FINAL_STATES, Job, Outbox
+from jobs.tables import FINAL_STATES, Job, JobRelease, Outbox
 from kit.clock import micros
 from policies.verdict import Approval
 
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 
 # Built once: composing a statement costs more than running it.
 _FORGET = sa.delete(_OUTBOX).where(_OUTBOX.c.job_id == sa.bindparam("job"))
 _HINT = sa.insert(_OUTBOX)
+_FORGET_MEMORY = (
+    sa.update(_RELEASE)
+    .where(_RELEASE.c.job_id == sa.bindparam("job"), _RELEASE.c.server_state.is_not(None))
+    .values(server_state=None)
+)
 
 TRANSITIONS: dict[str, frozenset[str]] = {
     "submitted": frozenset({"denied", "awaiting_approval", "reserved"}),
@@ -99,7 +105,8 @@ def move(
 ) -> None:
     """Take one step of the diagram and record it; the caller holds the row's lock.
 
-    Entering `running` is the claim's alone (`jobs.rounds.claim`), because it raises the fence.
+    Entering `running` is the claim's alone (`jobs.rounds.claim`), because it raises the fence. A
+    job that is over needs its released weights alone: what workers kept to go on is forgotten.
 
     Raises:
         Refused: `conflict` when the diagram has no such step.
@@ -111,6 +118,7 @@ def move(
     job.lease_expires_at = None
     if is_final(to):
         job.finished_at = job.updated_at
+        session.execute(_FORGET_MEMORY, {"job": job.id})
     session.flush()
     if to != "queued":
         session.execute(_FORGET, {"job": job.id})

@@ -13,13 +13,13 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.noise import NoiseSource
-from worker.task import GRID
+from worker.noise import Integers
+from worker.task import GRID, HALF
 
 # Truncation shrinks norms; this covers the float arithmetic before it, with room to spare.
 SLACK = 2.0**-18
@@ -32,6 +32,14 @@ ServerOptimizerName = Literal["sgd", "momentum", "adam", "adagrad", "yogi"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SLOTS = {"sgd": 0, "momentum": 1, "adam": 2, "adagrad": 1, "yogi": 2}
+
+
+class Gaussian(Protocol):
+    """Where noise comes from: a round's own stream, or the nodes of a tree."""
+
+    def gaussian(self, count: int, sigma: float) -> Integers:
+        """The next `count` integers of standard deviation `sigma` (a tree: of each node)."""
+        ...
 
 
 class AggregateInvalid(ValueError):
@@ -66,11 +74,21 @@ class ServerState:
         weights: the released model, float32, in Keras order.
         step: server steps taken.
         slots: optimizer arrays, `slots[k][i]` belonging to `weights[i]`.
+        clip_norm: the next round's C where it adapts; it follows from noised counts alone.
+        noise_key: key of a tree that is not finished. It would uncover un-noised sums, so it is
+            kept with the trusted side's memory and forgotten with the tree.
     """
 
     weights: Weights
     step: int = 0
     slots: list[Weights] = field(default_factory=list)
+    clip_norm: float | None = None
+    noise_key: bytes | None = field(default=None, repr=False)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether going on needs more than the released weights."""
+        return bool(self.slots) or self.clip_norm is not None or self.noise_key is not None
 
     def to_bytes(self) -> bytes:
         """Weights, step and slots as an `.npz` without pickles."""
@@ -78,6 +96,10 @@ class ServerState:
         arrays |= {f"weight_{i:04d}": w for i, w in enumerate(self.weights)}
         for k, slot in enumerate(self.slots):
             arrays |= {f"slot{k}_{i:04d}": s for i, s in enumerate(slot)}
+        if self.clip_norm is not None:
+            arrays["clip_norm"] = np.array(self.clip_norm, np.float64)
+        if self.noise_key is not None:
+            arrays["noise_key"] = np.frombuffer(self.noise_key, np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -93,6 +115,8 @@ class ServerState:
                 weights,
                 int(archive["step"]),
                 [[archive[n] for n in names if n.startswith(f"{slot}_")] for slot in slots],
+                float(archive["clip_norm"]) if "clip_norm" in names else None,
+                archive["noise_key"].tobytes() if "noise_key" in names else None,
             )
         for arrays in (state.weights, *state.slots):
             if [a.shape for a in arrays] != list(shapes) or any(
@@ -140,13 +164,25 @@ def check_sum(sums: Sums, shapes: Shapes, clients: int) -> None:
         raise AggregateInvalid("a sum beyond what clipped updates can add up to")
 
 
+def check_count(count: npt.NDArray[np.int64], clients: int) -> None:
+    """Refuse a count that `clients` halves cannot add up to.
+
+    Raises:
+        AggregateInvalid: wrong shape, wrong dtype, or beyond the bound.
+    """
+    if count.shape != (1,) or count.dtype != np.int64:
+        raise AggregateInvalid("a count of another form")
+    if not -clients * HALF <= int(count[0]) <= clients * HALF:
+        raise AggregateInvalid("a count beyond what a cohort can add up to")
+
+
 def noised_mean(
     sums: Sums,
     *,
     clip_norm: float,
     noise_multiplier: float,
     denominator: float,
-    source: NoiseSource,
+    source: Gaussian,
 ) -> Weights:
     """The Gaussian mechanism: (sum + N(0, (z·C)²)) / (q·N), exact on the grid before scaling.
 
@@ -155,7 +191,7 @@ def noised_mean(
         clip_norm: C, the bound on one client's update.
         noise_multiplier: z, the noise's standard deviation in units of C, on the sum.
         denominator: q·N, a public constant of the plan, never the size of the cohort.
-        source: the round's noise stream.
+        source: the round's noise.
 
     Returns:
         The noised mean update, float32.
@@ -207,7 +243,7 @@ def run_round(
     noise_multiplier: float,
     denominator: float,
     optimizer: ServerOptimizer,
-    source: NoiseSource,
+    source: Gaussian,
 ) -> ServerState:
     """Check, noise and apply one round's sum: the one way from a sandbox to a release.
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from accounting.plan import TrainingPlan
+from accounting.plan import INITIAL_CLIP_NORM, TrainingPlan
 from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
@@ -35,11 +35,12 @@ from jobs.tables_datasets import Dataset
 from kit import log
 from privacy_gateway import modelspec
 from privacy_gateway.schemas import JobRequest
-from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, run_round
+from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Sums, Weights
 from worker.heartbeat import Heartbeat
 from worker.launcher import SandboxFailed
 from worker.noise import NoiseSource
-from worker.sampling import draw_cohort
+from worker.sampling import Clients
+from worker.steps import Stepper
 from worker.task import TrainingTask
 from worker.trainers import OpenTrainer, Trainers
 
@@ -72,8 +73,7 @@ class _Work:
     services: Services
     tools: Tools
     held: Claim
-    plan: TrainingPlan
-    optimizer: ServerOptimizer
+    stepper: Stepper
     task: TrainingTask
     store: Path
     test_store: Path | None
@@ -132,10 +132,12 @@ def training_task(
         {
             "model": request.model.architecture,
             "algorithm": algorithm.name,
+            "event": "tree_sum" if plan.mechanism.kind == "tree_gaussian" else "gaussian_sum",
             "client_optimizer": algorithm.client_optimizer.model_dump(),
             "local_epochs": algorithm.local_epochs,
             "batch_size": algorithm.batch_size,
-            "clip_norm": plan.clip_norm,
+            "clip_norm": plan.clip_norm or INITIAL_CLIP_NORM,
+            "count_unclipped": plan.clip_norm is None,
             "proximal_mu": algorithm.proximal_mu or 0.0,
             "loss": request.loss,
             "metrics": request.metrics,
@@ -218,8 +220,7 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         services=services,
         tools=tools,
         held=held,
-        plan=plan,
-        optimizer=ServerOptimizer(**request.algorithm.server_optimizer.model_dump()),
+        stepper=Stepper(plan, ServerOptimizer(**request.algorithm.server_optimizer.model_dump())),
         task=training_task(job.id, request, plan, dataset),
         store=store,
         test_store=test_store,
@@ -283,30 +284,19 @@ def _round(
     group_clients: int | None,
 ) -> ServerState:
     """One round that is paid for: cohort, sum, noise, step, publication."""
-    plan, source = work.plan, work.tools.noise()
-    cohort = draw_cohort(
-        plan.sampling,
-        plan.population_clients,
-        plan.clients_per_round,
-        source.derive(f"round/{round_number}/cohort"),
-    )
-    parameters = plan.engine_parameters()
-    state = run_round(
-        state,
-        trainers.round(round_number, cohort, state.weights, group_clients=group_clients),
-        clients=len(cohort),
-        clip_norm=_number(parameters["clip_norm"]),
-        noise_multiplier=_number(parameters["noise_multiplier"]),
-        denominator=_number(parameters["denominator"]),
-        optimizer=work.optimizer,
-        source=source.derive(f"round/{round_number}/noise"),
-    )
-    _publish(work, state, round_number)
-    return state
+
+    def train(number: int, cohort: Clients, weights: Weights, clip_norm: float | None) -> Sums:
+        return trainers.round(
+            number, cohort, weights, clip_norm=clip_norm, group_clients=group_clients
+        )
+
+    moved = work.stepper.step(state, round_number, work.tools.noise(), train)
+    _publish(work, moved, round_number, work.stepper.norm_of(state))
+    return moved
 
 
-def _publish(work: _Work, state: ServerState, round_number: int) -> None:
-    """Weights are the release; the optimizer's memory is kept beside them where there is one."""
+def _publish(work: _Work, state: ServerState, round_number: int, clip_norm: float | None) -> None:
+    """Weights are the release, and C where it adapts; what going on needs is kept beside them."""
     weights = tensors.to_npz(
         {f"weight_{index:04d}": array for index, array in enumerate(state.weights)}
     )
@@ -316,8 +306,9 @@ def _publish(work: _Work, state: ServerState, round_number: int) -> None:
             work.held,
             round_number=round_number,
             weights=weights,
-            server_state=state.to_bytes() if state.slots else None,
+            server_state=state.to_bytes() if state.remembers else None,
             digest=tensors.digest(weights),
+            clip_norm=clip_norm,
             now=work.services.clock(),
         )
 
@@ -364,9 +355,3 @@ def _where(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
     return f"{type(error).__name__} at {' < '.join(reversed(places))}"
-
-
-def _number(value: float | int | str | None) -> float:
-    if isinstance(value, str) or value is None:
-        raise TypeError(f"expected a number of the plan, not {value!r}")
-    return float(value)

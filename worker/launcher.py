@@ -28,7 +28,7 @@ from kit import ragged, ragged_subset
 from kit.ragged import Manifest
 from kit.ragged_subset import Subset
 from privacy_gateway.modelspec import measure
-from worker.aggregate import AggregateInvalid, Weights, check_sum, check_weights
+from worker.aggregate import AggregateInvalid, Weights, check_count, check_sum, check_weights
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
 from worker.start import Child, Ends, Execute, Start, tasks_of_account
 from worker.task import TrainingTask
@@ -145,7 +145,11 @@ class Sandbox:
         return self._checked(arrays)
 
     def round(
-        self, round_number: int, clients: npt.NDArray[np.int64], weights: Weights
+        self,
+        round_number: int,
+        clients: npt.NDArray[np.int64],
+        weights: Weights,
+        clip_norm: float | None = None,
     ) -> list[npt.NDArray[np.int64]]:
         """Train a cohort from `weights` and sum its clipped updates.
 
@@ -153,16 +157,24 @@ class Sandbox:
             round_number: seeds shuffling and dropout, together with the client.
             clients: positions in the store, int64; may be empty.
             weights: the current model.
+            clip_norm: C of this round where it adapts; the task's otherwise.
 
         Returns:
-            Per weight array the int64 sum on the grid C/2²⁰, shapes and bound checked. It is raw:
+            Per weight array the int64 sum on the grid C/2²⁰, shapes and bound checked, and after
+            them the count of a task that counts clients within C. It is raw:
             hand it to `worker.aggregate.run_round` and to nothing else.
         """
         # An empty cohort is answered here by the same path: timing must not tell.
-        command = {"command": "round", "round": round_number}
+        command: dict[str, Any] = {"command": "round", "round": round_number}
+        if clip_norm is not None:
+            command["clip_norm"] = clip_norm
         _, arrays = self._call(command, [clients.astype(np.int64), *weights])
         try:
-            check_sum(arrays, self.size.weight_shapes, len(clients))
+            counts = arrays[-1:] if self.task.count_unclipped else []
+            sums = arrays[: len(arrays) - len(counts)]
+            check_sum(sums, self.size.weight_shapes, len(clients))
+            for count in counts:
+                check_count(count, len(clients))
         except AggregateInvalid:
             raise self._failed(FailureCode.PROTOCOL) from None
         return arrays

@@ -2,7 +2,8 @@
 
 AES-256 in counter mode (NIST SP 800-38A) under a key from the operating system. A source is made
 for one round and forgotten; its key is never stored, sent or logged, and never comes from a
-researcher. Tests inject a key and get the same bits for ever.
+researcher. A tree's key alone outlives its round, see `worker.tree`. Tests inject a key and get
+the same bits for ever.
 
 The Gaussian is `round(N(0, σ²))` by Box-Muller on 63-bit uniforms (tails to 9.4 σ). The released
 sum is an integer on the grid C/2²⁰, and `integer + round(g) = round(integer + g)`, so rounding is
@@ -62,8 +63,15 @@ class NoiseSource:
         "round/7/cohort" and "round/7/noise" are the same under an injected key whether a job ran
         through or was resumed.
         """
-        key = hashlib.blake2b(label.encode(), key=self._key, digest_size=KEY_BYTES).digest()
-        return type(self)(key)
+        return type(self)(self.derive_key(label))
+
+    def derive_key(self, label: str) -> bytes:
+        """The key of `derive(label)`, for noise that has to outlive this process.
+
+        Only correlated noise does: who goes on with a tree must know its earlier nodes. Whoever
+        keeps the key keeps it where un-noised sums may be kept, and forgets it with the tree.
+        """
+        return hashlib.blake2b(label.encode(), key=self._key, digest_size=KEY_BYTES).digest()
 
     def uniform64(self, count: int) -> Words:
         """`count` independent integers, uniform on [0, 2⁶⁴)."""

@@ -12,10 +12,12 @@ from privacy_gateway.modelspec import Loss, ModelSpec
 
 # Updates are sums of whole steps of C/GRID.
 GRID = 1 << 20
+# What one client adds to the count of clients within C, on the same grid: ± one half.
+HALF = GRID // 2
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
-AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox"]
-Event = Literal["gaussian_sum"]
+AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
+Event = Literal["gaussian_sum", "tree_sum"]
 Metric = Literal["accuracy", "loss", "mean_absolute_error"]
 
 
@@ -35,7 +37,10 @@ class TrainingTask(BaseModel):
         model: the architecture.
         algorithm: name in the registry of `worker.training.algorithms`.
         event: the mechanism that was priced; an algorithm with another one refuses to run.
-        clip_norm: C, bound on the L2 norm of one client's whole update.
+        clip_norm: C, bound on the L2 norm of one client's whole update; the first one where it
+            adapts.
+        count_unclipped: also sum, for adaptive clipping, +½ for each client within C and −½ for
+            each beyond.
         examples_per_client: public cap; a client with more takes part with a random choice of them.
         features, label: columns of the store.
         shards: threads, one cohort shard each; the sum does not depend on it.
@@ -51,6 +56,7 @@ class TrainingTask(BaseModel):
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
     clip_norm: Positive
+    count_unclipped: bool = False
     proximal_mu: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     loss: Loss = "sparse_categorical_crossentropy"
     metrics: Annotated[tuple[Metric, ...], Field(strict=False)] = ("accuracy",)

@@ -35,9 +35,13 @@ class Trainer(Protocol):
         ...
 
     def round(
-        self, round_number: int, clients: npt.NDArray[np.int64], weights: Weights
+        self,
+        round_number: int,
+        clients: npt.NDArray[np.int64],
+        weights: Weights,
+        clip_norm: float | None = None,
     ) -> Sequence[npt.NDArray[np.int64]]:
-        """Raw clipped int64 sum of a cohort on the grid C/2²⁰."""
+        """Raw clipped int64 sum of a cohort on the grid C/2²⁰; C as given where it adapts."""
         ...
 
     def evaluate(self, weights: Weights) -> dict[str, float]:
@@ -93,6 +97,7 @@ class Trainers:
         weights: Weights,
         *,
         group_clients: int | None,
+        clip_norm: float | None = None,
     ) -> Sums:
         """Raw sum of a cohort that is paid for.
 
@@ -101,16 +106,17 @@ class Trainers:
             cohort: positions of the clients, int64, rising.
             weights: the current model.
             group_clients: most people one sandbox may see; None for all of them in one.
+            clip_norm: C of this round where it adapts.
         """
         if group_clients is None:
-            return self._whole().round(round_number, cohort, weights)
+            return self._whole().round(round_number, cohort, weights, clip_norm)
         self.close()
         groups = np.array_split(cohort, max(1, -(-len(cohort) // group_clients)))
         total: list[npt.NDArray[np.int64]] = []
         for group in groups:
             with ExitStack() as stack:
                 trainer = self._open(stack, Subset(self.store, group), None)
-                part = trainer.round(round_number, group, weights)
+                part = trainer.round(round_number, group, weights, clip_norm)
             total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
         return total
 

@@ -102,7 +102,7 @@ def test_fifty_identical_posts_make_one_reservation(clinic: Clinic) -> None:
     [
         ({"purpose": "ads"}, 403, "policy_denied"),
         ({"rounds": 1000, "noise_multiplier": 0.4}, 409, None),
-        ({"algorithm__name": "dp_ftrl"}, 422, "unsupported"),
+        ({"outputs": ["weights", "dp_metrics"]}, 422, "unsupported"),
     ],
 )
 def test_a_refusal_is_typed_and_reserves_nothing(

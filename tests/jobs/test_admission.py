@@ -362,12 +362,12 @@ def test_dp_fedprox_costs_what_dp_fedavg_costs(small_market: Market) -> None:
         ({"sampling": "none"}, "invalid_request", "clients_per_round"),
         ({"kind": "query"}, "unsupported", "kind"),
         ({"mock": True}, "unsupported", "mock"),
+        ({"algorithm": {"name": "dp_ftrl"}}, "invalid_request", "sampling"),
         (
-            {"algorithm": {"name": "dp_fedavg", "clip_norm": "adaptive"}},
-            "unsupported",
+            {"algorithm": {"name": "dp_fedavg", "clip_norm": "adaptive"}, "sampling": "fixed_size"},
+            "invalid_request",
             "algorithm.clip_norm",
         ),
-        ({"algorithm": {"name": "dp_ftrl"}}, "unsupported", "algorithm.name"),
         ({"outputs": ["weights", "dp_metrics"]}, "unsupported", "outputs"),
         ({"algorithm": {"name": "dp_fedprox"}}, "invalid_request", "algorithm.proximal_mu"),
         (

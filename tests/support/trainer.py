@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from privacy_gateway.modelspec import measure
-from worker.aggregate import GRID
-from worker.task import TrainingTask
+from worker.task import GRID, HALF, TrainingTask
 from worker.trainers import Data
 
 
@@ -27,6 +26,7 @@ class FakeTrainer:
         self.before_round = before_round
         self.rounds: list[int] = []
         self.cohorts: list[Any] = []
+        self.clip_norms: list[float | None] = []
         self.gave_weights = self.evaluated = False
         self.killed = False
 
@@ -35,14 +35,19 @@ class FakeTrainer:
         self.gave_weights = True
         return [np.zeros(shape, np.float32) for shape in self.shapes]
 
-    def round(self, round_number: int, clients: Any, weights: Any) -> list[Any]:
-        """The sum of a cohort, on the grid."""
+    def round(
+        self, round_number: int, clients: Any, weights: Any, clip_norm: float | None = None
+    ) -> list[Any]:
+        """The sum of a cohort, on the grid; for adaptive clipping, everybody is beyond C."""
         self.before_round(round_number)
         self.rounds.append(round_number)
         self.cohorts.append(clients)
+        self.clip_norms.append(clip_norm)
         sums = [np.zeros(shape, np.int64) for shape in self.shapes]
         flat = sums[0].reshape(-1)
         np.add.at(flat, clients % flat.size, GRID // 4)
+        if self.task.count_unclipped:
+            sums.append(np.array([-HALF * len(clients)], np.int64))
         return sums
 
     def evaluate(self, weights: Any) -> dict[str, float]:

@@ -72,7 +72,7 @@ def store(directory: Path, sizes: list[int], **changes: np.ndarray) -> RaggedSto
 def engine(job: TrainingTask, clients: RaggedStore) -> tuple[Any, list[np.ndarray]]:
     """The real engine in this process, and its first weights."""
     from worker.training import models
-    from worker.training.algorithms import dp_fedavg, dp_fedprox, dp_fedsgd  # noqa: F401
+    from worker.training.algorithms import dp_fedavg, dp_fedprox, dp_fedsgd, dp_ftrl  # noqa: F401
     from worker.training.algorithms.registry import algorithm_of
     from worker.training.federated import FederatedRound
 

@@ -25,6 +25,9 @@ from worker.task import GRID, AlgorithmName, TrainingTask
 pytestmark = pytest.mark.tensorflow
 
 OPTIONS: dict[str, dict[str, Any]] = {"dp_fedprox": {"proximal_mu": 0.5}}
+MORE: dict[str, dict[str, Any]] = {
+    "dp_ftrl": {"sampling": "none", "noise_multiplier": 4.0},
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,9 @@ def test_a_job_of_every_algorithm_is_trained_and_published(
 
     market = workers.open_market(sqlite_database, engine, tmp_path)
     algorithm = {"name": name, "local_epochs": 2} | OPTIONS.get(name, {})
-    request = markets.request(market.dataset_id, rounds=2, algorithm=algorithm)
+    request = markets.request(
+        market.dataset_id, rounds=2, algorithm=algorithm, **MORE.get(name, {})
+    )
     job_id = admission.submit(market.services, RESEARCHER, request, None).job.id
 
     ending = coordinator.run(market.services, job_id, worker="w1", tools=Tools(open_sandbox))

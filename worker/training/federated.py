@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kit.ragged import RaggedStore
-from worker.task import GRID, TrainingTask
+from worker.task import GRID, HALF, TrainingTask
 from worker.training import clients as cohort_clients
 from worker.training.algorithms.registry import ClientRows, LocalUpdate
 from worker.training.clients import Slice
@@ -52,28 +52,40 @@ class FederatedRound:
         """
         self._task = task
         self._store = store
-        self._shapes = [tuple(shape) for shape in shapes]
-        self._slice_sum = slice_sum(local, task.clip_norm, self._signature())
+        self._weights = [tuple(shape) for shape in shapes]
+        self._sums = [*self._weights, (1,)] if task.count_unclipped else self._weights
+        self._slice_sum = slice_sum(local, self._signature(), counting=task.count_unclipped)
         self._pool = ThreadPoolExecutor(task.shards) if task.shards > 1 else None
 
-    def sum_of(self, round_number: int, cohort: Indices, weights: Arrays) -> Sums:
+    def sum_of(
+        self,
+        round_number: int,
+        cohort: Indices,
+        weights: Arrays,
+        *,
+        clip_norm: float | None = None,
+    ) -> Sums:
         """Sum of the cohort's clipped updates on the grid C/2²⁰, int64, per weight array.
+
+        Where the task counts clients within C, an array (1,) of their ±½ follows, on that grid.
 
         Args:
             round_number: seeds shuffling and dropout.
             cohort: positions of the clients; may be empty.
             weights: float32, Keras order.
+            clip_norm: C of this round where it adapts; the task's otherwise.
         """
+        norm = tf.constant(clip_norm or self._task.clip_norm, tf.float64)
         tensors = [tf.constant(w, tf.float32) for w in weights]
         shards = _shards(cohort, self._store.sizes(cohort), self._task.shards)
 
         def run(shard: Indices) -> Sums:
             return _add_up(
-                self._shapes, (self._run(s, tensors) for s in self._cut(shard, round_number))
+                self._sums, (self._run(s, tensors, norm) for s in self._cut(shard, round_number))
             )
 
         partial = map(run, shards) if self._pool is None else self._pool.map(run, shards)
-        return _add_up(self._shapes, partial)
+        return _add_up(self._sums, partial)
 
     def _cut(self, shard: Indices, round_number: int) -> Iterable[Slice]:
         return cohort_clients.slices(
@@ -85,8 +97,8 @@ class FederatedRound:
             round_number=round_number,
         )
 
-    def _run(self, part: Slice, weights: Tensors) -> Sums:
-        sums = self._slice_sum(weights, part.features, part.labels, part.offsets, part.seeds)
+    def _run(self, part: Slice, weights: Tensors, norm: Any) -> Sums:
+        sums = self._slice_sum(weights, part.features, part.labels, part.offsets, part.seeds, norm)
         return [s.numpy() for s in sums]
 
     def _signature(self) -> list[Any]:
@@ -96,22 +108,30 @@ class FederatedRound:
         features, labels = (
             tf.TensorSpec([None, *column.shape], column.dtype) for column in columns
         )
-        weights = [tf.TensorSpec(shape, tf.float32) for shape in self._shapes]
+        weights = [tf.TensorSpec(shape, tf.float32) for shape in self._weights]
         int32 = tf.TensorSpec([None], tf.int32)
-        return [weights, features, labels, int32, int32]
+        return [weights, features, labels, int32, int32, tf.TensorSpec([], tf.float64)]
 
 
-def slice_sum(local: LocalUpdate, clip_norm: float, signature: list[Any]) -> Callable[..., Tensors]:
-    """Graph function from (weights, features, labels, offsets, seeds) to int32 sums."""
+def slice_sum(
+    local: LocalUpdate, signature: list[Any], *, counting: bool = False
+) -> Callable[..., Tensors]:
+    """Graph function from (weights, features, labels, offsets, seeds, clip norm) to int32 sums."""
 
     @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
-    def summed(weights: Tensors, features: Any, labels: Any, offsets: Any, seeds: Any) -> Tensors:
+    def summed(
+        weights: Tensors, features: Any, labels: Any, offsets: Any, seeds: Any, clip_norm: Any
+    ) -> Tensors:
         def client(index: Any, total: Tensors) -> tuple[Any, Tensors]:
             rows = ClientRows(features, labels, offsets[index], offsets[index + 1], seeds[index])
-            steps = clip_to_grid(local(weights, rows), clip_norm)
+            steps, within = _clipped(local(weights, rows), clip_norm)
+            if counting:
+                steps = [*steps, tf.where(within, [HALF], [-HALF])]
             return index + 1, [t + s for t, s in zip(total, steps, strict=True)]
 
         zeros = [tf.zeros(tf.shape(w), tf.int32) for w in weights]
+        if counting:
+            zeros.append(tf.zeros([1], tf.int32))
         _, total = tf.while_loop(
             lambda index, total: index < tf.shape(seeds)[0],
             client,
@@ -128,6 +148,11 @@ def clip_to_grid(update: Tensors, clip_norm: float) -> Tensors:
 
     An update with any number that is not finite becomes zero, and so does one whose norm is.
     """
+    return _clipped(update, tf.constant(clip_norm, tf.float64))[0]
+
+
+def _clipped(update: Tensors, clip_norm: Any) -> tuple[Tensors, Any]:
+    """The same under a norm that is a tensor, and whether the update was within it."""
     wide = [tf.cast(u, tf.float64) for u in update]
     # Squares of float32 never overflow a double.
     norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(w)) for w in wide]))
@@ -136,7 +161,7 @@ def clip_to_grid(update: Tensors, clip_norm: float) -> Tensors:
     factor = tf.where(finite, shrink * (GRID * _MARGIN / clip_norm), 0.0)
     # NaN × 0 is NaN, so numbers are replaced, not only scaled.
     safe = [tf.where(finite, w, 0.0) for w in wide]
-    return [tf.cast(w * factor, tf.int32) for w in safe]
+    return [tf.cast(w * factor, tf.int32) for w in safe], norm <= clip_norm
 
 
 def _shards(cohort: Indices, sizes: Indices, count: int) -> list[Indices]:

@@ -12,7 +12,12 @@ import tensorflow as tf
 from kit.ragged import Manifest, RaggedStore
 from worker.task import TrainingTask
 from worker.training import models
-from worker.training.algorithms import dp_fedavg, dp_fedprox, dp_fedsgd  # noqa: F401 - register
+from worker.training.algorithms import (  # noqa: F401 - register
+    dp_fedavg,
+    dp_fedprox,
+    dp_fedsgd,
+    dp_ftrl,
+)
 from worker.training.algorithms.registry import algorithm_of
 from worker.training.evaluation import Evaluation
 from worker.training.federated import FederatedRound
@@ -49,7 +54,10 @@ class Session:
             case "initial_weights":
                 return {"ok": True}, self._model.weights
             case "round" if self._round is not None:
-                return {"ok": True}, self._round.sum_of(header["round"], arrays[0], arrays[1:])
+                sums = self._round.sum_of(
+                    header["round"], arrays[0], arrays[1:], clip_norm=header.get("clip_norm")
+                )
+                return {"ok": True}, sums
             case "evaluate":
                 metrics = self._evaluation.metrics(arrays) if self._evaluation else {}
                 return {"ok": True, "metrics": metrics}, []

@@ -43,7 +43,8 @@ class Algorithm:
     Attributes:
         name: as it stands in a job.
         event: the mechanism of one round. `gaussian_sum`: each sampled client contributes one
-            vector clipped to C, Gaussian noise z·C is added to the sum.
+            vector clipped to C, Gaussian noise z·C is added to the sum. `tree_sum`: each client
+            contributes one such vector to one leaf of a tree, noise z·C is added to every node.
         local: builds the graph of a client's update for a task and its model.
     """
 
