@@ -65,7 +65,7 @@ def run() -> None:
     try:
         process.wait(float(os.environ.get("MUTANTS_SECONDS", "7200")))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import dp_accounting
 import pytest
+import sqlalchemy as sa
 
 from accounting import filter as admission
 from accounting import ledger, posting
@@ -16,6 +17,8 @@ from accounting.budget import Terms, check_delta, single_job_limits, terms_of
 from accounting.curve import agree, pld_event, price, standalone_epsilon
 from accounting.mechanism import Mechanism, banded_rounds, check_number, update_noise
 from accounting.plan import TrainingPlan, check_clients
+from accounting.tables import RESERVATION
+from kit.clock import micros
 from kit.db import Database
 from privacy_gateway import rdp
 from privacy_gateway.errors import Refused
@@ -212,6 +215,55 @@ def test_a_lease_ends_at_its_last_moment(opened: Database) -> None:
         just = SOON - timedelta(microseconds=1)
         assert refused(lambda: ledger.expire(session, now=just, **act)).code == "conflict"
         assert ledger.expire(session, now=SOON, **act) is not None
+
+
+def test_a_renewal_moves_one_lease(opened: Database) -> None:
+    later = SOON + timedelta(hours=1)
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=1)
+        reserve(session, "job_2", rounds=1)
+        ledger.renew_lease(session, "job_1", later)
+        settle(session, "job_2")
+        ledger.renew_lease(session, "job_2", later)
+        first, second = (ledger.held(session, job) for job in ("job_1", "job_2"))
+    assert first is not None
+    assert second is not None
+    assert (first.lease_expires_at, second.lease_expires_at) == (micros(later), micros(SOON))
+    assert (first.job_id, first.population_id, first.project) == ("job_1", "pop_a", None)
+
+
+def test_a_job_of_a_project_stays_one(opened: Database) -> None:
+    cost = job_price()
+    with opened.unit_of_work() as session:
+        entries = [
+            ledger.reserve(
+                session,
+                ledger.lock(session, ["pop_a"])["pop_a"],
+                job_id="job_1",
+                researcher_id="usr_r",
+                price=cost,
+                rounds=10,
+                facts=FACTS,
+                now=NOW,
+                lease_expires_at=SOON,
+                project="study",
+            ),
+            charge(session, "job_1", 1, 4).entry,
+        ]
+        held = ledger.held(session, "job_1")
+        share = ledger.quota(session, "pop_a", "study", kind="project")
+        assert (share.charged, share.reserved) == (cost.total(4), cost.total(6))
+        entries.append(settle(session, "job_1"))
+        share = ledger.quota(session, "pop_a", "study", kind="project")
+        made = session.execute(sa.select(RESERVATION.c.created_at)).scalar_one()
+    assert (share.charged, share.reserved) == (cost.total(4), admission.zero())
+    assert held is not None
+    assert held.project == "study"
+    assert made == micros(NOW)
+    for entry in entries:
+        assert entry is not None
+        assert entry.leaf["project"] == "study"
+        assert entry.leaf["engine"].startswith("dp-accounting ")
 
 
 def test_what_a_void_says(opened: Database) -> None:
