@@ -20,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 from gateway.body import StrictJson
 from gateway.deps import Allow
 from gateway.problems import MEDIA_TYPE
-from privacy_gateway.schemas import DatasetByPath
+from privacy_gateway.manifest import DatasetByPath
 from privacy_gateway.views import Problem
 
 _REFERENCE = "#/components/schemas/{model}"

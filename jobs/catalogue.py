@@ -20,11 +20,12 @@ from accounting import blocks, ledger
 from accounting.tables import Population
 from jobs.ingest import Ingested, ingest
 from jobs.ingest_source import LIMITS, Limits
+from jobs.ingest_split import split_key
 from jobs.members import member_key
 from jobs.tables_datasets import Dataset
 from kit import clock, ids
 from privacy_gateway.errors import Refused, invalid
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 FOLDER = "datasets"
 
@@ -55,6 +56,7 @@ def stage(
         directory=state_dir / FOLDER,
         limits=limits,
         member_key=None if manifest.block is None else member_key(state_dir, population.id),
+        split_key=(None if manifest.test_fraction is None else split_key(state_dir, population.id)),
     )
 
 
@@ -243,7 +245,7 @@ def _row(
 
 def _assets(manifest: Manifest, made: Ingested, dataset_id: str) -> list[dict[str, Any]]:
     """What a researcher can point at: the features (first) and the label."""
-    single = manifest.format == "npz" and len(manifest.features) == 1
+    single = manifest.format != "csv" and len(manifest.features) == 1
     features = manifest.features[0] if single else "features"
     described = [
         (features, made.feature_dtype, list(made.feature_shape)),

@@ -19,27 +19,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jobs import ingest_csv, ingest_npz
-from jobs.ingest_source import (
-    BLOCK_BYTES,
-    LIMITS,
-    SOURCE,
-    Array,
-    Codes,
-    Limits,
-    Records,
-    check,
-    within,
+from jobs import (
+    ingest_columns,
+    ingest_csv,
+    ingest_leaf,
+    ingest_npz,
+    ingest_parquet,
+    ingest_split,
+    ingest_tfrecord,
 )
+from jobs.ingest_source import BLOCK_BYTES, LIMITS, SOURCE, Codes, Limits, Records, check, within
+from jobs.ingest_text import check_vocabulary
 from jobs.members import MemberKey
 from kit import ragged
 from privacy_gateway import canonical
 from privacy_gateway.errors import FieldError, Refused, invalid
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 FEATURES = "features"
 LABEL = "label"
@@ -47,7 +45,13 @@ FORMAT = "privacy-gateway-dataset/2"
 KEY_FILE = "dataset-digest.key"
 _KEY_BYTES = 32
 
-_READERS = {"npz": ingest_npz.read, "csv": ingest_csv.read}
+_READERS = {
+    "npz": ingest_npz.read,
+    "csv": ingest_csv.read,
+    "parquet": ingest_parquet.read,
+    "tfrecord": ingest_tfrecord.read,
+    "leaf": ingest_leaf.read,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +91,19 @@ def ingest(
     directory: Path,
     limits: Limits = LIMITS,
     member_key: MemberKey | None = None,
+    split_key: MemberKey | None = None,
 ) -> Ingested:
     """Read, check, group by client and seal one file.
 
     Args:
         manifest: what the columns mean.
-        source: an NPZ or CSV file (`manifest.format`).
+        source: a file of the manifest's format.
         clients: the population's public number of people.
         directory: parent of all dataset versions; the version lands in `directory/<digest>`. The
             same content lands in the same place, so a repeated call is harmless.
         limits: ceilings on the file.
         member_key: hashes the people's ids, for a block.
+        split_key: chooses the public test people of a manifest with `test_fraction`.
 
     Raises:
         Refused: `invalid_request` or `too_large`; every error names `manifest.…` or `source`.
@@ -109,10 +115,10 @@ def ingest(
         spool = scratch / "spool"
         spool.mkdir()
         content = _READERS[manifest.format](source, manifest, spool, limits)
-        people, test = _split(content.records)
+        people, test = ingest_split.split(content.records, manifest, split_key)
         if content.public_test is not None:
             test = (content.public_test, np.arange(content.public_test.rows, dtype=np.int64))
-        order, sizes = _grouped(content.records, people, manifest.examples_per_client)
+        order, sizes = ingest_split.grouped(content.records, people, manifest.examples_per_client)
         _check_clients(len(sizes), clients)
         version = scratch / "version"
         trained = _write(version / "train", content.records, order, sizes, manifest)
@@ -133,6 +139,18 @@ def _check_manifest(manifest: Manifest) -> None:
     check(both, "manifest.test_label", "and test_features come together or not at all")
     twice = manifest.test is not None and manifest.test_features is not None
     check(not twice, "manifest.test", "and test_features are two ways to say the same; use one")
+    named = manifest.test is not None or manifest.test_features is not None
+    check(
+        manifest.test_fraction is None or not named,
+        "manifest.test_fraction",
+        "and named test records are two ways to say the same; use one",
+    )
+    check_vocabulary(manifest)
+    for name in ("feature_range", "label_range"):
+        bounds = getattr(manifest, name)
+        check(
+            bounds is None or bounds[0] < bounds[1], f"manifest.{name}", "is not a low and a high"
+        )
     roles = [*manifest.features, manifest.label, manifest.client]
     roles += [manifest.test] if manifest.test else []
     check(
@@ -140,30 +158,6 @@ def _check_manifest(manifest: Manifest) -> None:
         "manifest.features",
         "features, label, client and test are different columns",
     )
-
-
-def _split(records: Records) -> tuple[Codes, tuple[Records, Codes] | None]:
-    """Row numbers of people's records, and of public test records; no person may be in both."""
-    if records.test is None:
-        return np.arange(records.rows, dtype=np.int64), None
-    people, public = np.flatnonzero(~records.test), np.flatnonzero(records.test)
-    shared = np.intersect1d(records.client[people], records.client[public]).size
-    check(
-        shared == 0,
-        "manifest.test",
-        f"{shared} clients have both private and public test records; split by client",
-        value=int(shared),
-        limit=0,
-    )
-    return people, (records, public)
-
-
-def _grouped(records: Records, people: Codes, most: int) -> tuple[Codes, Codes]:
-    """Rows sorted by client, first `most` rows each in the file's order, and rows per client."""
-    order = people[np.argsort(records.client[people], kind="stable")]
-    _, starts, sizes = np.unique(records.client[order], return_index=True, return_counts=True)
-    place = np.arange(len(order)) - np.repeat(starts, sizes)
-    return order[place < most], np.minimum(sizes, most).astype(np.int64)
 
 
 def _members(records: Records, people: Codes, key: MemberKey) -> tuple[bytes, ...]:
@@ -192,8 +186,11 @@ def _write(
     directory: Path, records: Records, rows: Codes, sizes: Codes, manifest: Manifest
 ) -> ragged.Manifest:
     """Gather rows in blocks, check them, and seal a store."""
-    dtype, shape = _feature_type(records), _feature_shape(records)
-    label_dtype = _label_type(records, manifest)
+    dtype, shape = (
+        ingest_columns.feature_type(records),
+        ingest_columns.feature_shape(records, manifest),
+    )
+    label_dtype = ingest_columns.label_type(records, manifest)
     columns = [
         ragged.Column(FEATURES, dtype.name, shape, manifest.scale),
         ragged.Column(LABEL, label_dtype.name),
@@ -206,8 +203,10 @@ def _write(
             writer.append(
                 sizes[first:last],
                 {
-                    FEATURES: _features(records, block, dtype).reshape(len(block), *shape),
-                    LABEL: _labels(records, block, label_dtype, manifest),
+                    FEATURES: ingest_columns.features(records, block, dtype, manifest).reshape(
+                        len(block), *shape
+                    ),
+                    LABEL: ingest_columns.labels(records, block, label_dtype, manifest),
                 },
             )
         return writer.seal()
@@ -222,74 +221,6 @@ def _blocks(sizes: Codes, row_bytes: int) -> Iterator[tuple[int, int]]:
         last = max(first + 1, int(np.searchsorted(ends, done + 8 * BLOCK_BYTES, side="right")))
         yield first, last
         first = last
-
-
-def _feature_shape(records: Records) -> tuple[int, ...]:
-    if len(records.features) == 1:
-        shape: tuple[int, ...] = records.features[0].shape[1:]
-        return shape or (1,)
-    return (sum(math.prod(values.shape[1:]) for values in records.features),)
-
-
-def _feature_type(records: Records) -> np.dtype[np.generic]:
-    """Narrowest stored type that keeps every feature; doubles become float32."""
-    common = np.result_type(*(values.dtype for values in records.features)).newbyteorder("=")
-    if common.kind == "b":
-        return np.dtype(np.uint8)
-    if common.name in ragged.DTYPES and common.kind in "ui":
-        return common
-    if common.kind in "ui":
-        raise invalid("manifest.features", f"{common.name} is too wide; store int64 or narrower")
-    return np.dtype(np.float32)
-
-
-def _features(records: Records, rows: Codes, dtype: np.dtype[np.generic]) -> Array:
-    """One block of features, cast; NaN, infinities and overflow of float32 are refused."""
-    parts = []
-    for index, values in enumerate(records.features):
-        with np.errstate(over="ignore"):
-            part = np.asarray(values[rows]).reshape(len(rows), -1).astype(dtype)
-        if dtype.kind == "f":
-            _refuse_rows(
-                ~np.isfinite(part).all(axis=1),
-                rows,
-                f"manifest.features[{index}]",
-                "is not a finite 32-bit number",
-            )
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _label_type(records: Records, manifest: Manifest) -> np.dtype[np.generic]:
-    whole = manifest.classes is not None or records.label.dtype.kind in "bui"
-    return np.dtype(np.int32) if whole else np.dtype(np.float32)
-
-
-def _labels(
-    records: Records, rows: Codes, dtype: np.dtype[np.generic], manifest: Manifest
-) -> Array:
-    """One block of labels, in range."""
-    values = np.asarray(records.label[rows])
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            cast = values.astype(dtype)
-        _refuse_rows(~np.isfinite(cast), rows, "manifest.label", "is not a finite 32-bit number")
-        return cast
-    top = manifest.classes if manifest.classes is not None else np.iinfo(np.int32).max + 1
-    bottom = 0 if manifest.classes is not None else np.iinfo(np.int32).min
-    with np.errstate(invalid="ignore"):
-        fits = (values >= bottom) & (values < top) & (values == np.floor(values))
-    _refuse_rows(~fits, rows, "manifest.label", f"is not an integer from {bottom} to {top - 1}")
-    return values.astype(dtype)
-
-
-def _refuse_rows(bad: Any, rows: Codes, field: str, what: str) -> None:
-    """Refuse by row number, counted from 1; the value stays unsaid."""
-    faults = rows[bad]
-    if len(faults):
-        raise invalid(
-            field, f"{what} in row {int(faults.min()) + 1} ({len(faults)} such rows seen)"
-        )
 
 
 def _one(rows: int) -> Codes:
@@ -316,6 +247,7 @@ def _digest(
             "examples_per_client": manifest.examples_per_client,
             # Only where it is not as ever: digests of earlier versions stay what they were.
             **({} if manifest.cohort == "secret" else {"cohort": manifest.cohort}),
+            **({} if manifest.vocabulary is None else {"vocabulary": manifest.vocabulary}),
         }
     )
     return hmac.new(key, content, hashlib.sha256).hexdigest()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from jobs.ingest_source import SOURCE, Codes, Limits, Records, Source, check, unreadable, within
 from privacy_gateway.errors import invalid
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 _ROWS_PER_BLOCK = 4096
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,11 +32,12 @@ from jobs.ingest_source import (
     Records,
     Source,
     check,
+    of_this_machine,
     unreadable,
     within,
 )
 from privacy_gateway.errors import invalid
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 _HEADER_BYTES = 10_000
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -155,7 +157,18 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        # The library seeks to wherever the archive's directory says.
+        if of_this_machine(error):
+            raise
         raise invalid(SOURCE, "the file is not an intact NPZ archive") from error
 
 

@@ -6,6 +6,7 @@ declared size, and no message may show a value of a record: an owner sees row nu
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -22,6 +23,8 @@ Mask = npt.NDArray[np.bool_]
 SOURCE = "source"
 BLOCK_BYTES = 1 << 22
 
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -29,7 +32,9 @@ class Limits:
 
     `file_bytes` is the upload, `unpacked_bytes` the sum of what is unpacked from it, `rows` the
     records, `row_elements` the numbers in one record, `members` the entries of an archive,
-    `line_bytes` one line of CSV, `client_bytes` one client's id.
+    `line_bytes` one line of CSV, `client_bytes` one client's id, `record_bytes` one TFRecord or
+    one user of a LEAF file (parsed in memory, up to ten times as large), `row_group_bytes` one
+    column of one row group of a Parquet file.
     """
 
     file_bytes: int = 8 << 30
@@ -39,6 +44,8 @@ class Limits:
     members: int = 256
     line_bytes: int = 1 << 20
     client_bytes: int = 1024
+    record_bytes: int = 32 << 20
+    row_group_bytes: int = 1 << 30
 
 
 LIMITS = Limits()
@@ -96,6 +103,11 @@ def within(value: int, limit: int, message: str, field: str = SOURCE) -> None:
         raise too_large(
             f"{message}: {value}, at most {limit}", value=value, limit=limit, field=field
         )
+
+
+def of_this_machine(error: BaseException) -> bool:
+    """Whether a failure is this machine's (disk full, out of descriptors), not the file's."""
+    return isinstance(error, OSError) and error.errno in _OURS
 
 
 def unreadable(message: str) -> NoReturn:

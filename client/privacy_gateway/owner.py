@@ -12,8 +12,8 @@ from typing import Any
 
 from privacy_gateway.connection import Connection
 from privacy_gateway.datasets import Dataset
+from privacy_gateway.manifest import Manifest
 from privacy_gateway.policy_views import AuditView, RegionView, ReplayView
-from privacy_gateway.schemas import Manifest
 from privacy_gateway.views import DatasetView, PopulationView
 
 UPLOAD_SECONDS = 3600.0

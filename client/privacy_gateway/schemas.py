@@ -211,42 +211,6 @@ class NewPolicy(Strict):
     reason: Name = "draft"
 
 
-class Manifest(Strict):
-    """What a data file holds: which column says whose record it is, what is learned from what.
-
-    `features` and `label` name arrays (NPZ) or columns (CSV). `client` names the column with the
-    privacy unit's id. `test` names a 0/1 column that marks public test records, or a mapping of
-    separate public test arrays. `examples_per_client` is the public cap on one client's records.
-    `block` names people of the population who are in no other block: jobs on the file then count
-    for them alone. Their ids are compared as keyed hashes; without it, jobs count for everybody.
-    `cohort` is `visible` where anybody untrusted learns who was drawn for a round (sites that see
-    their own turn, say): then sampling protects nobody, and every round costs as if all took part.
-    """
-
-    name: Name
-    population: Identifier
-    client: Name
-    features: Annotated[tuple[Name, ...], Field(strict=False, min_length=1, max_length=4096)]
-    label: Name
-    format: Literal["npz", "csv"]
-    classes: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    test: Name | None = None
-    test_features: Name | None = None
-    test_label: Name | None = None
-    examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
-    block: Identifier | None = None
-    cohort: Literal["secret", "visible"] = "secret"
-    tags: Annotated[tuple[Name, ...], Field(strict=False, max_length=50)] = ()
-
-
-class DatasetByPath(Strict):
-    """Body of `POST /v1/datasets` where the file already lies on the server."""
-
-    manifest: Manifest
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
-
-
 class Rule(View):
     """One rule that fired: from the accountant, a floor, or the owner's policy."""
 

@@ -31,7 +31,8 @@ from jobs.tables_datasets import Dataset
 from kit.clock import from_micros, rfc3339
 from policies.tables import PolicyRevision
 from privacy_gateway.canonical import loads_strict
-from privacy_gateway.schemas import DatasetByPath, Manifest, Reason, parse
+from privacy_gateway.manifest import DatasetByPath, Manifest
+from privacy_gateway.schemas import Reason, parse
 from privacy_gateway.views import DatasetView, Page
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -98,7 +99,7 @@ def register(
     caller: Owner,
     given: Annotated[Offered, Depends(offered)],
 ) -> DatasetView:
-    """Register a version of a data set from an NPZ or CSV file.
+    """Register a version of a data set from an NPZ, CSV, Parquet, TFRecord or LEAF file.
 
     As a multipart form with the fields `manifest` (JSON) and `file`, or as JSON with `manifest` and
     the `path` of a file in a directory the operator opened for import.

@@ -18,7 +18,7 @@ from jobs.tables_datasets import Dataset
 from kit.db import Database
 from kit.ragged import RaggedStore
 from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

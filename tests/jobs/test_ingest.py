@@ -19,7 +19,7 @@ from jobs.ingest import KEY_FILE, Ingested, ingest
 from jobs.ingest_source import LIMITS, Limits
 from kit.ragged import RaggedStore, damaged_files
 from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import Manifest
+from privacy_gateway.manifest import Manifest
 
 SECRET = "4217.25"
 

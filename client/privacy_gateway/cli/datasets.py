@@ -23,7 +23,7 @@ _COLUMNS = ["id", "name", "version", "population", "clients", "classes", "policy
 @app.command("register")
 def register(
     manifest: Annotated[Path, typer.Argument(help="JSON manifest, `-` for standard input.")],
-    file: Annotated[Path, typer.Argument(help="The NPZ or CSV file the manifest describes.")],
+    file: Annotated[Path, typer.Argument(help="The data file the manifest describes.")],
     on_server: Annotated[
         bool, typer.Option("--on-server", help="FILE is a path at the gateway; upload nothing.")
     ] = False,
