@@ -60,6 +60,11 @@ def _share_of_budget(limit: int, document: Document) -> tuple[Fact, Fact]:
     return document["cost"]["epsilon_nano"] / NANO, limit * whole / (_PER_CENT * NANO)
 
 
+def _share_of_project(limit: int, document: Document) -> tuple[Fact, Fact]:
+    whole = document["budget"]["project_quota"]["epsilon_nano"]
+    return document["cost"]["epsilon_nano"] / NANO, limit * whole / (_PER_CENT * NANO)
+
+
 def _by_subject(limit: int, document: Document) -> tuple[Fact, Fact]:
     before = document["history"]["charged_epsilon_nano_by_subject"]
     return (before + document["cost"]["epsilon_nano"]) / NANO, limit / NANO
@@ -70,6 +75,7 @@ _LIBRARY: dict[str, Callable[[int, Document], tuple[Fact, Fact]]] = {
     "sampling_rate_above_limit": _cohort,
     "price_above_limit": _in_epsilon("cost.epsilon_nano"),
     "price_above_share": _share_of_budget,
+    "price_above_project_share": _share_of_project,
     "spent_above_limit": _in_epsilon("cost.budget_epsilon_nano_after"),
     "over_budget": _in_epsilon("cost.budget_epsilon_nano_after"),
     "quota_above_limit": _by_subject,

@@ -67,7 +67,8 @@ def must_deny(source: str) -> Iterator[Probe]:
     """Jobs that must be denied by the policy or refused by the floors.
 
     They are asked at an ordinary moment and at those the policy mentions, by somebody who has every
-    role, from each organisation it mentions: a probe is not to be denied for coming too early.
+    role, from each organisation and for each project it mentions: a probe is not to be denied for
+    coming too early or from nowhere.
     """
     occasions = list(product(moments(source), purposes(source)))[:MOST_OCCASIONS]
     for moment, purpose in occasions:
@@ -76,9 +77,12 @@ def must_deny(source: str) -> Iterator[Probe]:
         yield Probe("noise_too_small", _question(_with_noise(base, 0.05)))
         yield Probe("noise_not_a_number", _question(_with_noise(base, "NaN")))
         yield Probe("cohort_of_one", _question(_with_cohort(base, 1)))
-    for moment, organisation in product(moments(source), ("default", *_mentioned(source))):
+    for moment, named in product(moments(source), ("default", *_mentioned(source))):
         base = _document(UNKNOWN_PURPOSE, moment)
-        base["subject"] |= {"organisation": organisation, "roles": list(get_args(Role))}
+        base["subject"] |= {"organisation": named, "roles": list(get_args(Role))}
+        yield Probe("unknown_purpose", _question(base))
+        base["job"]["project"] = named
+        base["budget"]["project_quota"]["limited"] = True
         yield Probe("unknown_purpose", _question(base))
 
 

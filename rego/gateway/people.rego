@@ -33,6 +33,13 @@ organisation_in(names) := denial.of(
 	message := "the data set is not open to this organisation"
 }
 
+# METADATA
+# description: Only jobs that are charged to one of these projects.
+project_in(projects) := denial.of("project_not_allowed", "project", message, projects) if {
+	not object.get(input, ["job", "project"], null) in projects
+	message := sprintf("the job must name one of these projects: %v", [concat(", ", projects)])
+}
+
 _has_role(roles) if {
 	# Iterating over a text is an error to one engine and finds nothing in the other.
 	is_array(input.subject.roles)

@@ -18,6 +18,13 @@ test_one_role_is_enough if {
 	people.role_in({"researcher"}) with input.subject.roles as []
 }
 
+test_listed_projects_pass if {
+	not people.project_in({"heart", "lung"}) with input.job.project as "lung"
+	denial := people.project_in({"heart", "lung"}) with input.job.project as ""
+	denial.message == "the job must name one of these projects: heart, lung"
+	people.project_in({"heart"}) with input as {}
+}
+
 test_organisations if {
 	not people.organisation_in({"faculty"}) with input.subject.organisation as "faculty"
 	people.organisation_in({"faculty"}) with input.subject.organisation as "other"

@@ -16,6 +16,23 @@ test_epsilon_counts_this_job if {
 	quota.epsilon_at_most(9) with input as before
 }
 
+test_a_share_is_needed if {
+	not quota.project_with_share with input.budget.project_quota as {"limited": true}
+	quota.project_with_share with input.budget.project_quota as {"limited": false}
+	quota.project_with_share with input.budget.project_quota as {"limited": "true"}
+	quota.project_with_share with input as {}
+}
+
+test_a_part_of_the_projects_share if {
+	document := {"cost": {"epsilon_nano": 5}, "budget": {"project_quota": {"epsilon_nano": 20}}}
+	not quota.job_percent_of_project_at_most(25) with input as document
+	denial := quota.job_percent_of_project_at_most(24) with input as document
+	denial.message == "the job costs more than 24 per cent of its project's share"
+	text := object.union(document, {"budget": {"project_quota": {"epsilon_nano": "20"}}})
+	quota.job_percent_of_project_at_most(25) with input as text
+	quota.job_percent_of_project_at_most(25) with input as {}
+}
+
 test_the_first_job_may_start_at_once if {
 	not quota.hours_between_jobs(24) with input.history.last_job_time as null
 }

@@ -25,6 +25,12 @@ def at(**changes: Any) -> dict[str, Any]:
     return REQUEST | MONDAY | changes
 
 
+def share(**changes: Any) -> dict[str, Any]:
+    """An untouched share of ε = 2 of a project, with changes."""
+    whole = {"limited": True, "epsilon_nano": 2 * EPSILON, "remaining_epsilon_nano": 2 * EPSILON}
+    return whole | changes
+
+
 BOUNDARIES: dict[str, Boundaries] = {
     "open_lab": {
         "job__purpose": ["research", "teaching", "marketing", ""],
@@ -97,6 +103,25 @@ BOUNDARIES: dict[str, Boundaries] = {
         "cost__budget_epsilon_nano_after": [1, 8 * EPSILON + 1],
         "derived__noise_multiplier_ppm": [1_000_000, 999_999],
         "job__clients_per_round": [20, 19],
+    },
+    "project_quota": {
+        "job__project": ["cardiology", "drug_safety", "oncology", "Cardiology", ""],
+        "job__purpose": ["clinical_research", "quality_improvement", "research", ""],
+        "budget__project_quota": [
+            share(),
+            *(share(remaining_epsilon_nano=2 * EPSILON // 5 + step) for step in (-1, 0, 1)),
+            *(share(remaining_epsilon_nano=left) for left in (0, *NOT_A_NUMBER)),
+            *(share(limited=limited) for limited in (False, None, "true", 1)),
+            *(share(epsilon_nano=whole) for whole in (0, 1, MOST, *NOT_A_NUMBER)),
+        ],
+        "cost__epsilon_nano": [
+            1,
+            *(EPSILON // 2 + step for step in (-1, 0, 1)),
+            *NOT_A_NUMBER,
+        ],
+        "cost__budget_epsilon_nano_after": [1, 8 * EPSILON, 8 * EPSILON + 1],
+        "derived__noise_multiplier_ppm": [500_000, 499_999],
+        "job__clients_per_round": [10, 9],
     },
     "dwindling_budget": {
         "job__purpose": ["research", "marketing"],

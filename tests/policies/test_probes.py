@@ -168,3 +168,29 @@ def test_the_examples_pass_on_both_engines(
     result = examine([opa, embedded], Revision.of_text(*example(name)))
     assert result.problems == ()
     assert set(result.tests) == {"opa", "embedded"}
+
+
+BY_PROJECT = """package owner.projects
+
+import data.gateway.answer
+import data.gateway.people
+import data.gateway.quota
+
+deny contains people.project_in({"lung"})
+
+deny contains quota.project_with_share
+
+decision := answer.plain(deny)
+"""
+
+
+def test_a_policy_for_projects_is_asked_in_their_name(embedded: EmbeddedEngine) -> None:
+    revision = Revision.of_text(BY_PROJECT, "package t\n\ntest_yes if true\n")
+    problems = [error.message for error in examine([embedded], revision, floor=FLOOR).problems]
+    assert len(problems) == 1
+    assert "probe unknown_purpose" in problems[0]
+    bound = BY_PROJECT.replace(
+        "decision :=", 'deny contains people.purpose_in({"x"})\n\ndecision :='
+    )
+    revision = Revision.of_text(bound, "package t\n\ntest_yes if true\n")
+    assert examine([embedded], revision, floor=FLOOR).passed
