@@ -2,14 +2,15 @@
 
 First every number is brought to the limit that a rule states for it; then one number is moved as
 little as it takes: more noise, or fewer rounds, or a smaller cohort; where no single number is
-enough, rounds are halved until noise can do the rest. Nearest is the least sum of |log ratio| to
-the request. An offer must never be made that the judgement of an admission has not accepted.
+enough, rounds are halved until noise can do the rest, and raised again as far as that noise
+carries. Nearest is the least sum of |log ratio| to the request; the nearest in every direction are
+told beside it. An offer must never be made that the judgement of an admission has not accepted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from accounting.mechanism import MAX_NOISE, MAX_ROUNDS
 from jobs import situation
@@ -18,7 +19,7 @@ from jobs.principal import Principal
 from jobs.search import KNOBS, Field, Knob, can_be_met, least_change, turned
 from jobs.services import Services
 from privacy_gateway.rdp import NANO
-from privacy_gateway.schemas import CounterOffer, JobRequest, Rule
+from privacy_gateway.schemas import CounterOffer, Direction, JobRequest, Rule
 
 MOST_CORRECTIONS = 6
 _NO_OFFER = frozenset({"policy_unavailable", "policy_error", "frozen"})
@@ -41,11 +42,13 @@ def offer(services: Services, principal: Principal, judged: Judgement) -> Counte
     corrected = _corrected(field, request)
     if corrected is None:
         return None
-    found = list(_single_moves(field, corrected)) or list(_joint_move(field, corrected))
+    enough = field.accepted(corrected)
+    found = [enough] if enough is not None else list(_single_moves(field, corrected))
+    found = found or list(_joint_move(field, corrected))
     if not found:
         return None
-    nearest = min(found, key=lambda candidate: _distance(request, candidate.proposal.request))
-    return _offer_of(request, nearest)
+    found.sort(key=lambda candidate: _distance(request, candidate.proposal.request))
+    return _offer_of(request, found)
 
 
 def _corrected(field: Field, request: JobRequest) -> JobRequest | None:
@@ -77,7 +80,9 @@ def _joint_move(field: Field, request: JobRequest) -> Iterator[Judgement]:
     while rounds >= 1:
         judged = least_change(field, turned(request, "rounds", rounds), "noise_multiplier")
         if judged is not None:
-            yield judged
+            noise = judged.proposal.request.noise_multiplier
+            louder = turned(request, "noise_multiplier", noise)
+            yield least_change(field, louder, "rounds") or judged
             return
         rounds //= 2
 
@@ -108,11 +113,19 @@ def _distance(request: JobRequest, other: JobRequest) -> float:
     return sum(abs(math.log(getattr(other, knob) / getattr(request, knob))) for knob in KNOBS)
 
 
-def _offer_of(request: JobRequest, judged: Judgement) -> CounterOffer:
-    other = judged.proposal.request
-    moved = {knob: getattr(other, knob) for knob in KNOBS}
+def _offer_of(request: JobRequest, found: Sequence[Judgement]) -> CounterOffer:
+    """The first of what was found, with one direction for each that differs."""
+    directions: list[Direction] = []
+    for judged in found:
+        moved = {knob: getattr(judged.proposal.request, knob) for knob in KNOBS}
+        changed = {knob: v for knob, v in moved.items() if v != getattr(request, knob)}
+        if all(changed != other.changed for other in directions):
+            epsilon = judged.proposal.epsilon_nano / NANO
+            directions.append(Direction(changed=changed, epsilon=epsilon))
+    nearest = directions[0]
     return CounterOffer(
-        job=other.model_dump(mode="json"),
-        changed={knob: v for knob, v in moved.items() if v != getattr(request, knob)},
-        epsilon=judged.proposal.epsilon_nano / NANO,
+        job=found[0].proposal.request.model_dump(mode="json"),
+        changed=nearest.changed,
+        epsilon=nearest.epsilon,
+        directions=directions,
     )

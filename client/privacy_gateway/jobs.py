@@ -96,6 +96,8 @@ class Quote(QuoteView):
         if self.counter_offer is not None:
             facts["counter-offer"] = dict(self.counter_offer.changed)
             facts["ε of the counter-offer"] = self.counter_offer.epsilon
+            for place, other in enumerate(self.counter_offer.directions[1:], start=2):
+                facts[f"counter-offer {place}"] = dict(other.changed)
         return facts
 
     def __repr__(self) -> str:

@@ -73,11 +73,17 @@ class ModelChoice(Strict):
     architecture: ModelSpec
 
 
+class Initial(Strict):
+    """An earlier job of the same researcher, whose released model is the one to begin with."""
+
+    job: Identifier
+
+
 class JobRequest(Strict):
     """What a researcher asks for. The privacy price follows from it and the population's size.
 
     `project` names a piece of work whose share of the budget the job draws on besides; one has to
-    be a member of it.
+    be a member of it. `initial` names the job whose model an evaluation measures.
     """
 
     dataset: Identifier
@@ -101,6 +107,7 @@ class JobRequest(Strict):
     )
     mock: bool = False
     project: Identifier | None = None
+    initial: Initial | None = None
 
 
 class SweepRequest(Strict):
@@ -221,12 +228,24 @@ class Rule(View):
     limit: int | float | str | None = None
 
 
+class Direction(View):
+    """A request that passes now, by the fields in which it differs from the refused one."""
+
+    changed: dict[str, int | float]
+    epsilon: float
+
+
 class CounterOffer(View):
-    """The nearest request that passes now; `changed` names the fields that moved."""
+    """The nearest request that passes now; `changed` names the fields that moved.
+
+    `directions` holds the nearest one in each direction that is free (more noise, fewer rounds, a
+    smaller cohort), the offer itself among them, nearest first: one step back is refused.
+    """
 
     job: dict[str, Any]
     changed: dict[str, int | float]
     epsilon: float
+    directions: list[Direction] = []
 
 
 class Quote(View):

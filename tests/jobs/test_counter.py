@@ -16,7 +16,7 @@ from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway import schemas
 from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import CounterOffer, JobRequest
+from privacy_gateway.schemas import CounterOffer, Direction, JobRequest
 from tests.support import market as markets
 from tests.support.market import OWNER, RESEARCHER, Market, request
 
@@ -195,15 +195,54 @@ def either_market(
     return markets.open_market(sqlite_database, engine, tmp_path, source=source)
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def one_step_back(field: Direction, knob: str, asked: JobRequest) -> float:
+    """The offered number, one step nearer to what was asked for."""
+    value = field.changed[knob]
+    wanted: float = getattr(asked, knob)
+    step = 1e-4 if knob == "noise_multiplier" else 1
+    if abs(wanted - value) < step:
+        return wanted  # what was asked for need not lie on the grid
+    return round(value + (step if wanted > value else -step), 4)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rounds=st.integers(1, 3000), cohort=st.integers(1, 1000), noise=st.floats(0.2, 4.0))
-def test_every_offer_is_accepted(
+def test_every_offer_is_accepted_and_one_step_back_is_refused(
     either_market: Market, rounds: int, cohort: int, noise: float
 ) -> None:
     market = either_market
-    found = offer(market, rounds=rounds, clients_per_round=cohort, noise_multiplier=noise)
-    if found is not None:
-        quote = quoting.quote(market.services, RESEARCHER, schemas.parse(JobRequest, found.job))
-        assert quote.verdict == "allow"
-        assert quote.fits
-        assert quote.epsilon == found.epsilon
+    asked = request(
+        market.dataset_id, rounds=rounds, clients_per_round=cohort, noise_multiplier=noise
+    )
+    found = quoting.quote(market.services, RESEARCHER, asked).counter_offer
+    if found is None:
+        return
+    assert found.directions[0].changed == found.changed
+    for direction in found.directions:
+        passing = asked.model_copy(update=direction.changed)
+        quote = quoting.quote(market.services, RESEARCHER, passing)
+        assert (quote.verdict, quote.fits, quote.epsilon) == ("allow", True, direction.epsilon)
+        for knob in direction.changed:
+            back = one_step_back(direction, knob, asked)
+            nearer = asked.model_copy(update=direction.changed | {knob: back})
+            refused = quoting.quote(market.services, RESEARCHER, nearer, counter_offer=False)
+            assert refused.verdict == "deny", (direction.changed, knob, back)
+
+
+def test_an_offer_is_made_in_each_free_direction(market: Market) -> None:
+    asked = request(market.dataset_id, rounds=400, noise_multiplier=0.9)
+    found = quoting.quote(market.services, RESEARCHER, asked).counter_offer
+    assert found is not None
+    moved = [set(direction.changed) for direction in found.directions]
+    assert sorted(moved, key=str) == [{"clients_per_round"}, {"noise_multiplier"}, {"rounds"}]
+
+
+def test_what_the_policy_nails_down_is_the_same_in_each_direction(market: Market) -> None:
+    market.activate(MINIMUMS)
+    asked = request(market.dataset_id, clients_per_round=20, rounds=2000, noise_multiplier=1.25)
+    found = quoting.quote(market.services, RESEARCHER, asked).counter_offer
+    assert found is not None
+    assert all(direction.changed["clients_per_round"] >= 100 for direction in found.directions)
+    assert len(found.directions) > 1

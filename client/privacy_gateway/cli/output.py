@@ -142,7 +142,8 @@ def _told(refusal: Refused) -> str:
         if name == "rules" and refusal.errors:
             continue  # the same as the errors above
         if name == "counter_offer" and isinstance(fact, Mapping):
-            fact = {member: fact[member] for member in ("changed", "epsilon") if member in fact}
+            offers = fact.get("directions") or [fact]
+            fact = [{part: each[part] for part in ("changed", "epsilon")} for each in offers]
         members = fact if isinstance(fact, list) else [fact]
         lines += [f"  {name.replace('_', ' ')}: {text_of(member)}" for member in members]
     return "\n".join(lines)
