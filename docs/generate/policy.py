@@ -46,7 +46,7 @@ member, a wrong type, an error, an answer later than {DEADLINE_SECONDS:g} s (the
 | `outputs` | part of {", ".join(sorted(OUTPUTS))} | the download of results |
 | `max_parallel_jobs` | whole number | the worker's claim: a job too many waits in the queue |
 | `release_delay_hours` | whole number | the download of results |
-| `isolation` | {" or ".join(ISOLATION)} | worker: one sandbox a job, or one for each group of people |
+| `isolation` | {" or ".join(ISOLATION)} | worker: one sandbox a job, or one for each group |
 """
 
 LANGUAGE = """
