@@ -23,7 +23,11 @@ from policies.text import TextRefused, moved
 
 Parse = Callable[[list[tuple[str, str]]], list[Any]]
 _PLACE = re.compile(r"--> (\S+):(\d+):(\d+)")
+_SYNTAX_HINT = "Rego 1 writes rules with `if`, members of sets with `contains`, `in` and `every`"
+_TEMPLATE_HINT = 'engines differ in template strings: write sprintf("… %v …", [value])'
 _VERB = re.compile(r"%[^v%]")
+_SHADOWED_HINT = "choose another name"
+_LIBRARY_HINT = "the library's packages are listed in the reference of policies"
 
 
 class SyntaxRefused(Exception):
@@ -84,7 +88,7 @@ def check(source: str, tests: str, parse: Parse, library: Library) -> Findings:
     try:
         trees = parse([*texts, *library.modules])
     except SyntaxRefused as refused:
-        return Findings((*remarks, _syntax_error(str(refused))))
+        return Findings((*remarks, _syntax_error(str(refused), dict(texts))))
     scopes = _scopes(texts, trees)
     for scope in scopes:
         remarks += _module(scope)
@@ -104,17 +108,27 @@ def _texts(texts: list[tuple[Module, str]]) -> Iterator[Finding]:
             moved(text, "check", "check")
         except TextRefused as refused:
             yield Finding(
-                "error", "package", refused.message, refused.line, refused.column, "", module
+                "error",
+                "package",
+                refused.message,
+                refused.line,
+                refused.column,
+                "write plain names and put nothing between them",
+                module,
             )
 
 
-def _syntax_error(message: str) -> Finding:
+def _syntax_error(message: str, texts: Mapping[Module, str]) -> Finding:
     found = _PLACE.search(message)
     said = message.rpartition("error:")[2].strip() or message
     if not found:
-        return Finding("error", "syntax", said)
+        return Finding("error", "syntax", said, hint=_SYNTAX_HINT)
     module: Module = "tests" if found[1] == "tests" else "policy"
-    return Finding("error", "syntax", said, int(found[2]), int(found[3]), "", module)
+    line, column = int(found[2]), int(found[3])
+    rest = "".join(texts.get(module, "").splitlines()[line - 1 : line])[max(column - 2, 0) :]
+    template = rest.lstrip().startswith(('$"', "$`", '"', "`")) and "$" in rest[:2]
+    hint = _TEMPLATE_HINT if template else _SYNTAX_HINT
+    return Finding("error", "syntax", said, line, column, hint, module)
 
 
 def _scopes(texts: list[tuple[Module, str]], trees: list[Any]) -> list[Scope]:
@@ -137,12 +151,13 @@ def _module(scope: Scope) -> Iterator[Finding]:
     for rule in scope.rules:
         bound = syntax.bound_names(rule.node, scope.source)
         for name in sorted(bound & {"input", "data"}):
-            yield scope.finding("shadowed", f"{name} may not be given another meaning", rule.start)
+            message = f"{name} may not be given another meaning"
+            yield scope.finding("shadowed", message, rule.start, _SHADOWED_HINT)
         views = {name: at for name, at in shared.items() if name not in bound}
         views |= _aliases_of_input(scope, [rule.node], views)
         for reference in syntax.references(rule.node):
             yield from _reference(scope, reference, bound, views)
-        yield from _warnings(scope, rule.node)
+        yield from _warnings(scope, rule.node, views)
 
 
 def _imports(scope: Scope) -> Iterator[Finding]:
@@ -154,17 +169,18 @@ def _imports(scope: Scope) -> Iterator[Finding]:
             yield scope.finding("import", message, target.start, "import from data.gateway only")
         elif not any(f"{rule}.".startswith(f"{target.dotted}.") for rule in scope.known):
             message = f"there is no {target.dotted}"
-            yield scope.finding("unknown_reference", message, target.start)
+            yield scope.finding("unknown_reference", message, target.start, _LIBRARY_HINT)
         if alias in ("input", "data"):
             message = f"{alias} may not be given another meaning"
-            yield scope.finding("shadowed", message, target.start)
+            yield scope.finding("shadowed", message, target.start, _SHADOWED_HINT)
 
 
 def _heads(scope: Scope) -> Iterator[Finding]:
     seen: set[str] = set()
     for rule in scope.rules:
         if rule.name in ("input", "data"):
-            yield scope.finding("shadowed", f"no rule may be named {rule.name}", rule.start)
+            message = f"no rule may be named {rule.name}"
+            yield scope.finding("shadowed", message, rule.start, _SHADOWED_HINT)
         if rule.is_default:
             if rule.path in seen:
                 message = f"{rule.path} has two defaults"
@@ -258,13 +274,28 @@ def _assignments(trees: list[Node]) -> Iterator[tuple[str, Node]]:
                 yield target.root, assignment["rhs"]
 
 
-def _warnings(scope: Scope, node: Node) -> Iterator[Finding]:
+def _may_be_fraction(node: Node, views: Mapping[str, Any]) -> bool:
+    """A literal with a point, or a part of the input that need not be whole."""
+    if "Number" in node:
+        return isinstance(node["Number"]["value"], float)
+    target = syntax.chain_of(node)
+    if target is None or (target.root != "input" and target.root not in views):
+        return False
+    start = input_schema() if target.root == "input" else views[target.root]
+    try:
+        found = follow(start, target.segments)
+    except PathRefused:
+        return False  # remarked where the reference stands
+    kinds = (found or {}).get("type", ())
+    return "number" in ([kinds] if isinstance(kinds, str) else kinds)
+
+
+def _warnings(scope: Scope, node: Node, views: Mapping[str, Any]) -> Iterator[Finding]:
     for arithmetic in syntax.nodes(node, "ArithExpr"):
-        numbers = [arithmetic[side].get("Number") for side in ("lhs", "rhs")]
-        fractions = [n for n in numbers if n and isinstance(n["value"], float)]
+        fractions = any(_may_be_fraction(arithmetic[side], views) for side in ("lhs", "rhs"))
         if fractions or arithmetic["op"] == "Div":
             message = "engines may differ in float arithmetic"
-            hint = "count in whole units, such as billionths of ε"
+            hint = "count in whole units: billionths of ε, or the millionths of input.derived"
             at = arithmetic["span"]["start"]
             yield scope.finding("float_arithmetic", message, at, hint, warn=True)
     for call in syntax.nodes(node, "Call"):
@@ -288,14 +319,17 @@ def _recursion(scopes: list[Scope]) -> Iterator[Finding]:
             needs.setdefault(path, set()).update(_needs(scope, rule))
     for path, (scope, rule) in places.items():
         if path in _reachable(path, needs):
-            yield scope.finding("recursion", f"{rule.path} needs itself", rule.start)
+            message = f"{rule.path} needs itself"
+            hint = "say in one rule what the other needs, without going round"
+            yield scope.finding("recursion", message, rule.start, hint)
 
 
 def _replacements(scope: Scope) -> Iterator[Finding]:
     """`with` is for tests: engines differ in what it reaches, and it hides what is really asked."""
     for statement in syntax.statements(scope.tree["rules"]):
         for change in statement.get("with_mods", ()):
-            yield scope.finding("with", "with belongs in tests", change["span"]["start"])
+            hint = "read the input as it is; replace it in the tests only"
+            yield scope.finding("with", "with belongs in tests", change["span"]["start"], hint)
 
 
 def _needs(scope: Scope, rule: Rule) -> Iterator[str]:

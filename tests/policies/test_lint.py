@@ -114,6 +114,56 @@ def test_float_arithmetic_and_verbs_are_warnings(embedded: EmbeddedEngine) -> No
 @pytest.mark.parametrize(
     "body",
     [
+        "x := input.job.noise_multiplier * 2",
+        "x if { job := input.job; job.noise_multiplier + 1 > 2 }",
+        "job := input.job\n\nx := 3 - job.clip_norm",
+        "x := 1 + input.cost.delta",
+    ],
+)
+def test_arithmetic_with_what_need_not_be_whole_is_a_warning(
+    embedded: EmbeddedEngine, body: str
+) -> None:
+    findings = embedded.check(HEADER + body + DECISION)
+    assert findings.clean
+    assert [item.code for item in findings.items] == ["float_arithmetic"]
+    assert "millionths" in findings.items[0].hint
+
+
+def test_arithmetic_with_whole_numbers_is_no_warning(embedded: EmbeddedEngine) -> None:
+    body = "x := input.cost.epsilon_nano * 2\n\ny := input.derived.noise_multiplier_ppm + 1\n"
+    assert embedded.check(HEADER + body + DECISION).items == ()
+
+
+def test_a_template_string_is_refused_with_the_way_to_write_it(embedded: EmbeddedEngine) -> None:
+    (found,) = embedded.check(HEADER + 'x := $"{input.job.rounds}"' + DECISION).errors
+    assert "sprintf" in found.hint
+    (other,) = embedded.check(HEADER + "x := {1 ==}" + DECISION).errors
+    assert "sprintf" not in other.hint
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x := {1 | some",
+        "x if x",
+        "default x := 1\n\ndefault x := 2",
+        "x := http.send({})",
+        "x := no_such(1)",
+        "x := input.job.rond",
+        "x := bounds.typo",
+        "x if y with input.job as {}\n\ny := 1",
+        "data := 3",
+    ],
+)
+def test_every_error_has_a_place_and_a_hint(embedded: EmbeddedEngine, body: str) -> None:
+    errors = embedded.check(HEADER + body + DECISION).errors
+    assert errors
+    assert all(item.line and item.column and item.hint for item in errors), errors
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
         "x if { some role in input.subject.roles; role == input.job.purpose }",
         "x if { some k, v in input.job; v == k }",
         "job := input.job\n\nx if job.rounds < 3",
