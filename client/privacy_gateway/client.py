@@ -103,12 +103,12 @@ class Domain:
     def datasets(self) -> Datasets:
         """The data sets this account can see, asked for anew each time."""
         views = [DatasetView.model_validate(a) for a in self.connection.pages("/v1/datasets")]
-        return Datasets(views)
+        return Datasets(views, self.connection)
 
     def dataset(self, dataset_id: str) -> Dataset:
         """One data set by id."""
         answer = self.connection.get(f"/v1/datasets/{dataset_id}")
-        return Dataset(DatasetView.model_validate(answer))
+        return Dataset(DatasetView.model_validate(answer), self.connection)
 
     @property
     def populations(self) -> list[PopulationView]:

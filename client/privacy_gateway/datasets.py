@@ -1,17 +1,22 @@
 """The catalogue as a researcher sees it: data sets and pointers at their arrays, never content.
 
 A pointer is a name for something that stays where it is; nothing in this module may download it.
+Mock records are made by the gateway from the schema and are about nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-from privacy_gateway import notebook
+from privacy_gateway import notebook, weights
 from privacy_gateway.errors import invalid
 from privacy_gateway.views import DatasetView
+
+if TYPE_CHECKING:
+    from privacy_gateway.connection import Connection
+    from privacy_gateway.weights import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,46 @@ class Asset:
         return notebook.html_facts(f"Asset {self.name}", facts)
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Mock:
+    """Made-up records of a data set's shape, made by the gateway from the schema alone.
+
+    Attributes:
+        features: (rows, …), as a model gets them: already multiplied with the public scale.
+        label: (rows,).
+        client: (rows,), whose record it is, from 0, rising.
+    """
+
+    features: Array
+    label: Array
+    client: Array
+
+    @classmethod
+    def load(cls, data: bytes) -> Mock:
+        """From the gateway's NPZ; ImportError without NumPy."""
+        arrays = weights.load(data)
+        features, scale = arrays["features"], float(arrays["scale"])
+        if scale != 1.0:
+            features = (features * scale).astype("float32")
+        return cls(features, arrays["label"], arrays["client"])
+
+    @property
+    def clients(self) -> int:
+        """Number of made-up people."""
+        return int(self.client[-1]) + 1
+
+    def __repr__(self) -> str:
+        shape = list(self.features.shape[1:])
+        kind = self.features.dtype
+        return f"Mock({len(self.label)} records of {self.clients} clients, {kind}{shape})"
+
+
 class Dataset:
     """One version of a data set: its public facts, and its assets by name."""
 
-    def __init__(self, view: DatasetView) -> None:
+    def __init__(self, view: DatasetView, connection: Connection | None = None) -> None:
         self.view = view
+        self._connection = connection
         self.assets = tuple(
             Asset(AssetId(a["id"]), a["name"], a["dtype"], tuple(a["shape"]), view.id)
             for a in view.assets
@@ -91,6 +131,27 @@ class Dataset:
         """What a model learns to tell."""
         return self.assets[1]
 
+    def mock(self, *, clients: int = 10, examples: int = 20) -> Mock:
+        """Made-up records of the same shape, to try code on; free, and about nobody.
+
+        Args:
+            clients: made-up people.
+            examples: most records of one of them.
+
+        Raises:
+            Refused: `not_found`, `too_large`, `invalid_request`.
+            ImportError: NumPy is not installed (`pip install privacy-gateway[weights]`).
+        """
+        return Mock.load(self.mock_archive(clients=clients, examples=examples))
+
+    def mock_archive(self, *, clients: int = 10, examples: int = 20) -> bytes:
+        """The same as the bytes of an NPZ with `features`, `label`, `client` and `scale`."""
+        if self._connection is None:
+            raise invalid("dataset", "was not read from a gateway; use domain.dataset(id)")
+        path = f"/v1/datasets/{self.id}/mock"
+        with self._connection.stream(path, clients=clients, examples=examples) as blocks:
+            return weights.collect(blocks)
+
     def __getitem__(self, name: str) -> Asset:
         for asset in self.assets:
             if asset.name == name:
@@ -117,8 +178,8 @@ class Dataset:
 class Datasets(Sequence[Dataset]):
     """Data sets an account may name in a job; index by position, id or name (newest version)."""
 
-    def __init__(self, views: Sequence[DatasetView]) -> None:
-        self._items = [Dataset(view) for view in views]
+    def __init__(self, views: Sequence[DatasetView], connection: Connection | None = None) -> None:
+        self._items = [Dataset(view, connection) for view in views]
 
     def __len__(self) -> int:
         return len(self._items)

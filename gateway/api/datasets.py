@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.datastructures import UploadFile
 
@@ -23,8 +23,7 @@ from gateway.deps import Anybody, Configured, Outside, Owner, PageAsked
 from gateway.deps import settings as configured
 from gateway.paging import page
 from gateway.settings import GatewaySettings
-from jobs import catalogue
-from jobs.ingest_source import LIMITS
+from jobs import catalogue, mock
 from jobs.principal import Principal
 from jobs.services import Services
 from jobs.tables_datasets import Dataset
@@ -39,6 +38,10 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
 _REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
+
+_MOCK: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/x-npz": {"schema": {"type": "string", "format": "binary"}}}}
+}
 
 # What the form and the JSON body look like, for the OpenAPI document.
 BODY: dict[str, Any] = {
@@ -104,7 +107,7 @@ def register(
     As a multipart form with the fields `manifest` (JSON) and `file`, or as JSON with `manifest` and
     the `path` of a file in a directory the operator opened for import.
     """
-    limits = replace(LIMITS, file_bytes=min(LIMITS.file_bytes, settings.maximum_upload_bytes))
+    limits = settings.data_limits()
     with given.file(settings, services) as source, services.database.read() as session:
         staged = catalogue.stage(
             session,
@@ -141,6 +144,25 @@ def show(services: Outside, caller: Anybody, dataset_id: str) -> DatasetView:
     """One version: metadata, schema and the ids of its assets."""
     with services.database.read() as session:
         return _view(session, scope.dataset(session, caller, dataset_id))
+
+
+@router.get("/{dataset_id}/mock", responses=_MOCK, response_class=Response)
+def mock_data(
+    services: Outside,
+    caller: Anybody,
+    dataset_id: str,
+    clients: Annotated[int, Query(ge=1, le=10_000, description="made-up people")] = 10,
+    examples: Annotated[int, Query(ge=1, le=10_000, description="most records of one")] = 20,
+) -> Response:
+    """Made-up records of the same shape, from the schema alone; free, and about nobody.
+
+    An NPZ with `features`, `label`, `client` and `scale`. The same call gives the same records.
+    """
+    with services.database.read() as session:
+        described = mock.schema(scope.dataset(session, caller, dataset_id))
+    data = mock.archive(mock.mock(described, clients=clients, examples=examples))
+    headers = {"Content-Disposition": f'attachment; filename="{dataset_id}-mock.npz"'}
+    return Response(data, media_type="application/x-npz", headers=headers)
 
 
 @router.post("/{dataset_id}/freeze")

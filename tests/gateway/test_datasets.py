@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import privacy_gateway as pg
 from gateway.settings import GatewaySettings
 from jobs.services import Services
 from tests.gateway.clinic import CLIENTS, FEATURES, manifest, npz, open_population, opened, upload
 from tests.gateway.conftest import Gateway, running
+from tests.support.owner_files import FORMATS, Rows, write
 
 
 def _form(described: Any, content: bytes, **extra: Any) -> dict[str, Any]:
@@ -214,3 +216,70 @@ def test_only_its_owner_withdraws_a_version_and_says_why(gateway: Gateway) -> No
     ):
         assert gateway.refused(who, "POST", path, json=body)["code"] == code
     assert gateway.ok("owner", "GET", f"/v1/datasets/{clinic.dataset}")["frozen"] is False
+
+
+def test_mock_records_are_for_whoever_sees_the_version_and_only_look_like_it(
+    gateway: Gateway,
+) -> None:
+    clinic = opened(gateway)
+    path = f"/v1/datasets/{clinic.dataset}/mock"
+    for who in ("owner", "researcher", "auditor"):
+        with gateway.client(who) as client:
+            answer = client.get(path, params={"clients": 5, "examples": 4})
+        assert answer.headers["content-type"] == "application/x-npz"
+        with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
+            assert arrays["features"].shape[1:] == (FEATURES,)
+            assert arrays["client"].max() == 4
+            assert set(arrays["label"].tolist()) <= {0, 1}
+    problem = gateway.refused("researcher", "GET", path, params={"clients": 0})
+    assert [error["field"] for error in problem["errors"]] == ["clients"]
+
+
+def test_mock_records_of_what_one_cannot_see_do_not_exist(gateway: Gateway) -> None:
+    unseen = upload(gateway, manifest(open_population(gateway)))
+    for dataset in (unseen["id"], "ds_none"):
+        problem = gateway.refused("researcher", "GET", f"/v1/datasets/{dataset}/mock")
+        assert problem["code"] == "not_found"
+
+
+def test_the_library_hands_mock_records_to_a_model_as_training_would(gateway: Gateway) -> None:
+    population = open_population(gateway)
+    described = manifest(population, scale=0.25, feature_range=[-8, 8])
+    domain = pg.login(url=gateway.url, token=gateway.tokens["owner"])
+    made = domain.dataset(upload(gateway, described)["id"])
+    first, again = made.mock(clients=7, examples=3), domain.datasets[0].mock(clients=7)
+    assert (first.clients, again.clients) == (7, 7)
+    assert first.features.dtype == np.float32
+    assert np.abs(first.features).max() <= 2
+    assert "of 7 clients" in repr(first)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_registered_over_http(gateway: Gateway, tmp_path: Path, form: str) -> None:
+    numbers = np.random.default_rng(5)
+    who = [f"p{number:02}" for number in range(CLIENTS)] * 2
+    x = numbers.normal(size=(len(who), FEATURES)).astype(np.float32)
+    rows = Rows(who, x, numbers.integers(0, 2, len(who)).tolist())
+    content = write(form, tmp_path / "file", rows).read_bytes()
+    described = manifest(open_population(gateway), **rows.manifest(form))
+
+    made = gateway.ok("owner", "POST", "/v1/datasets", **_form(described, content))
+
+    assert (made["clients"], made["feature_shape"]) == (CLIENTS, [FEATURES])
+    assert made["assets"][1]["name"] == "y"
+
+
+def test_the_operators_limits_hold(settings: GatewaySettings) -> None:
+    tight = settings.model_copy(
+        update={
+            "maximum_upload_bytes": 1,
+            "maximum_dataset_rows": 2,
+            "maximum_dataset_bytes": 3,
+            "maximum_record_numbers": 4,
+            "maximum_record_bytes": 5,
+            "maximum_row_group_bytes": 6,
+        }
+    )
+    limits = tight.data_limits()
+    assert (limits.file_bytes, limits.rows, limits.unpacked_bytes) == (1, 2, 3)
+    assert (limits.row_elements, limits.record_bytes, limits.row_group_bytes) == (4, 5, 6)

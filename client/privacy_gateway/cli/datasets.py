@@ -54,6 +54,23 @@ def show(dataset: _DatasetId, form: Format = Form.table) -> None:
         facts(form, domain.dataset(dataset).view)
 
 
+@app.command("mock")
+def mock(
+    dataset: _DatasetId,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; else DATASET-mock.npz.")
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Made-up people.")] = 10,
+    examples: Annotated[int, typer.Option(help="Most records of one of them.")] = 20,
+) -> None:
+    """Download made-up records of the same shape (NPZ), to try code on; free, about nobody."""
+    with connect() as domain:
+        data = domain.dataset(dataset).mock_archive(clients=clients, examples=examples)
+    path = output or Path(f"{dataset}-mock.npz")
+    path.write_bytes(data)
+    typer.echo(path)
+
+
 @app.command("freeze")
 def freeze(dataset: _DatasetId, reason: _Because, form: Format = Form.table) -> None:
     """Withdraw a version: admit no job on it, end running ones before their next rounds."""
