@@ -64,6 +64,27 @@ def refuse_proximal_mu(algorithm: Algorithm) -> None:
         raise invalid(field, f"belongs to dp_fedprox, not to {algorithm.name}", value=mu)
 
 
+def refuse_evaluation(request: JobRequest) -> None:
+    """An evaluation is one release of metrics of a model that was released before.
+
+    Raises:
+        Refused: `invalid_request` naming the field.
+    """
+    if request.kind != "evaluate":
+        return
+    if request.initial is None:
+        raise invalid("initial", "an evaluation names the job whose released model it measures")
+    if request.rounds != 1:
+        raise invalid("rounds", "an evaluation is one release", value=request.rounds, limit=1)
+    if request.algorithm.clip_norm == "adaptive":
+        raise invalid("algorithm.clip_norm", "an evaluation needs a fixed clip norm")
+    if request.algorithm.name == "dp_ftrl":
+        raise invalid("algorithm.name", "an evaluation has no tree of rounds", value="dp_ftrl")
+    if "weights" in request.outputs or "dp_metrics" not in request.outputs:
+        asked = ", ".join(request.outputs)
+        raise invalid("outputs", "an evaluation gives dp_metrics and no weights", value=asked)
+
+
 def _at_least(field: str, value: float, floor: float) -> Rule | None:
     """The rule that fired when `value` is below `floor`."""
     if value >= floor:
@@ -76,7 +97,7 @@ def _at_least(field: str, value: float, floor: float) -> Rule | None:
 def _delta_small(delta: float, clients: int) -> Rule | None:
     """δ must be below what publishing one client's data outright would need, with a margin."""
     limit = Fraction(1, 10 * clients)
-    if Fraction(delta) <= limit:
+    if Fraction(repr(delta)) <= limit:  # as written: 1e-4 is one in ten thousand
         return None
     message = f"the budget's delta is {delta}; it must be at most 1/(10 · {clients})"
     return Rule(code=CODE, field="dataset", message=message, value=delta, limit=float(limit))

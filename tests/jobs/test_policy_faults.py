@@ -13,27 +13,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from gateway import schema
 from gateway.observe import Metrics
 from jobs import admission
-from kit.clock import micros
 from kit.db import Database
-from kit.ids import new_id
 from policies import revisions
 from policies.embedded import EmbeddedEngine
-from policies.engine import PolicyEngine, text_digest
+from policies.engine import PolicyEngine
 from policies.opa import OpaEngine
-from policies.tables import PolicyRevision
 from privacy_gateway.errors import Refused
 from tests.support import market as markets
 from tests.support.engines import embedded, opa, opa_url
-from tests.support.market import OWNER, RESEARCHER, Market, policy, request
+from tests.support.market import RESEARCHER, Market, let_decide, policy, request
 
 __all__ = ["embedded", "opa", "opa_url"]
 
-_REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
 DEADLINE_SECONDS = 0.5
 N = "numbers.range(1, 3000)"
 LOGS = '{"type": "outputs", "value": ["logs"]}'
@@ -93,35 +88,6 @@ def market(embedded: EmbeddedEngine, tmp_path_factory: pytest.TempPathFactory) -
     database.close()
 
 
-def replace_policy(market: Market, source: str) -> None:
-    """Let a text decide that nobody examined."""
-    now = micros(market.clock())
-    where = _REVISION.c.dataset_id == market.dataset_id
-    with market.database.unit_of_work() as session:
-        number = session.execute(sa.select(sa.func.max(_REVISION.c.number)).where(where)).scalar()
-        session.execute(
-            sa.update(_REVISION)
-            .where(where, _REVISION.c.state == "active")
-            .values(state="superseded", superseded_at=now)
-        )
-        session.execute(
-            sa.insert(_REVISION).values(
-                id=new_id("pol"),
-                dataset_id=market.dataset_id,
-                number=(number or 0) + 1,
-                source=source,
-                tests="",
-                digest=text_digest(source, ""),
-                state="active",
-                reason="by hand",
-                author_id=OWNER.id,
-                created_at=now,
-                activated_at=now,
-                activated_by=OWNER.id,
-            )
-        )
-
-
 def behind(market: Market, engine: PolicyEngine) -> Market:
     """The market with this engine, which gets half a second."""
     found = market.with_engine(engine)
@@ -150,7 +116,7 @@ def test_a_policy_that_gives_no_decision_denies_and_is_recorded(
     market: Market, engine: PolicyEngine, rule: str, fault: str
 ) -> None:
     asked = behind(market, engine)
-    replace_policy(market, f"package p\n\n{rule}\n")
+    let_decide(market, f"package p\n\n{rule}\n")
     before = market.balance()
     started = time.monotonic()
     refused = refusal(asked)
@@ -167,9 +133,9 @@ def test_a_policy_that_gives_no_decision_denies_and_is_recorded(
 
 def test_after_a_fault_the_next_decision_works(market: Market, engine: PolicyEngine) -> None:
     asked = behind(market, engine)
-    replace_policy(market, "package p\n\nf(x) := f(x + 1)\n\ndecision := f(1)\n")
+    let_decide(market, "package p\n\nf(x) := f(x + 1)\n\ndecision := f(1)\n")
     assert refusal(asked).code in ("policy_error", "policy_unavailable")
-    replace_policy(market, policy())
+    let_decide(market, policy())
     generous = market.with_engine(engine)
     wanted = request(market.dataset_id)
     assert admission.submit(generous.services, RESEARCHER, wanted, None).job.status == "queued"
@@ -192,7 +158,7 @@ def down() -> Iterator[OpaEngine]:
 def test_an_engine_that_is_not_there_denies_and_is_recorded(
     market: Market, down: OpaEngine
 ) -> None:
-    replace_policy(market, policy())
+    let_decide(market, policy())
     before = faults_counted(market)
     assert refusal(behind(market, down)).code == "policy_unavailable"
     assert last_decision(market)["fault"] == "unreachable"
@@ -205,7 +171,7 @@ def test_an_engine_that_is_not_there_denies_and_is_recorded(
 def test_a_server_that_waits_for_its_bundle_denies_and_is_recorded(
     market: Market, opa_url: str
 ) -> None:
-    replace_policy(market, policy())
+    let_decide(market, policy())
     engine = OpaEngine(opa_url, bundled=True)
     try:
         assert refusal(behind(market, engine)).code == "policy_unavailable"

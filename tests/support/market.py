@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from accounting import ledger
 from jobs.principal import Principal
 from jobs.services import Services
@@ -23,11 +25,13 @@ from kit.db import Database
 from kit.ids import new_id
 from policies import revisions
 from policies.embedded import EmbeddedEngine
-from policies.engine import PolicyEngine, Revision
+from policies.engine import PolicyEngine, Revision, text_digest
 from policies.probes import floor_of
+from policies.tables import PolicyRevision
 from privacy_gateway import schemas
 from privacy_gateway.schemas import JobRequest
 
+_REVISION = PolicyRevision.__table__  # type: ignore[attr-defined]
 START = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
 OWNER = Principal("usr_owner", "owner@example.org", "owner")
 RESEARCHER = Principal("usr_ada", "ada@example.org", "researcher")
@@ -162,6 +166,35 @@ def activate(
         now=now,
         floor=floor_of(minimum_clients_per_round=2, minimum_noise_multiplier=0.3),
     )
+
+
+def let_decide(market: Market, source: str) -> None:
+    """Let a text decide that nobody examined."""
+    now = micros(market.clock())
+    where = _REVISION.c.dataset_id == market.dataset_id
+    with market.database.unit_of_work() as session:
+        number = session.execute(sa.select(sa.func.max(_REVISION.c.number)).where(where)).scalar()
+        session.execute(
+            sa.update(_REVISION)
+            .where(where, _REVISION.c.state == "active")
+            .values(state="superseded", superseded_at=now)
+        )
+        session.execute(
+            sa.insert(_REVISION).values(
+                id=new_id("pol"),
+                dataset_id=market.dataset_id,
+                number=(number or 0) + 1,
+                source=source,
+                tests="",
+                digest=text_digest(source, ""),
+                state="active",
+                reason="by hand",
+                author_id=OWNER.id,
+                created_at=now,
+                activated_at=now,
+                activated_by=OWNER.id,
+            )
+        )
 
 
 @contextmanager
