@@ -160,7 +160,7 @@ def _ledger(session: Session, job: Job) -> dict[str, Any]:
 
 
 def _model(session: Session, job: Job) -> dict[str, Any] | None:
-    """Hash of the newest released weights."""
+    """Hash of the newest released weights, or of what was measured on them."""
     newest = (
         sa.select(_RELEASE.c.round, _RELEASE.c.digest)
         .where(_RELEASE.c.job_id == job.id)
@@ -170,10 +170,14 @@ def _model(session: Session, job: Job) -> dict[str, Any] | None:
     row = session.execute(newest).one_or_none()
     if row is None:
         return None
+    request = request_of(job)
+    if request.kind == "evaluate" and request.initial is not None:
+        told = {"evaluated_job": request.initial.job, "metrics_sha256": row.digest}
+        return told | {"architecture": request.model.architecture.fingerprint}
     return {
         "round": row.round,
         "sha256": row.digest,
-        "architecture": request_of(job).model.architecture.fingerprint,
+        "architecture": request.model.architecture.fingerprint,
     }
 
 

@@ -205,7 +205,7 @@ def publish(
     held: Claim,
     *,
     round_number: int,
-    weights: bytes,
+    weights: bytes | None,
     server_state: bytes | None,
     digest: str,
     now: datetime,
@@ -213,7 +213,8 @@ def publish(
 ) -> bool:
     """Publish one round's noisy model: insert-if-absent on (job, round), then forget older blobs.
 
-    An adaptive clip norm is a released value too and stands in the event.
+    An adaptive clip norm is a released value too and stands in the event. An evaluation publishes
+    no weights; `digest` is then that of its metrics.
 
     Returns:
         False when the round was published before; the stored model stays as it is.

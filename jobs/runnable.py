@@ -13,11 +13,9 @@ from typing import Final
 from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.schemas import JobRequest, Rule
 
-KINDS: Final = ("train",)
 ALGORITHMS: Final = ("dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl")
 SAMPLINGS: Final = ("poisson", "fixed_size", "none")
 CLIPPINGS: Final = ("fixed", "adaptive")
-OUTPUTS: Final = ("weights", "receipt")
 
 CODE: Final = "unsupported"
 
@@ -46,12 +44,17 @@ def _faults(request: JobRequest) -> Iterator[FieldError]:
     clipping = "adaptive" if algorithm.clip_norm == "adaptive" else "fixed"
     if request.mock:
         yield FieldError("mock", "mock jobs run on the client's side, in pg.local", True)
-    yield from _outside("kind", request.kind, KINDS)
+    if request.kind == "query":
+        why = "a query needs columns with bounds; a data set declares features and a label"
+        yield FieldError("kind", why, request.kind)
     yield from _outside("sampling", request.sampling, SAMPLINGS)
     yield from _outside("algorithm.name", algorithm.name, ALGORITHMS)
     yield from _outside("algorithm.clip_norm", clipping, CLIPPINGS)
-    for name in request.outputs:
-        yield from _outside("outputs", name, OUTPUTS)
+    if request.kind == "train" and request.initial is not None:
+        yield FieldError("initial", "training begins with fresh weights", request.initial.job)
+    if request.kind == "train" and "dp_metrics" in request.outputs:
+        why = "dp_metrics are a release of their own: ask for an evaluate job of the released model"
+        yield FieldError("outputs", why, "dp_metrics")
 
 
 def _outside(field: str, value: str, known: Collection[str]) -> Iterator[FieldError]:

@@ -12,7 +12,6 @@ charged again; too many losses in a row end it. Of a failure only a code leaves.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import traceback
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from accounting.plan import INITIAL_CLIP_NORM, TrainingPlan
+from accounting.plan import TrainingPlan
 from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
@@ -33,14 +32,16 @@ from jobs.services import Services
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
 from kit import log
-from privacy_gateway import modelspec
+from privacy_gateway import canonical, modelspec
 from privacy_gateway.schemas import JobRequest
 from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Sums, Weights
+from worker.estimate import evaluate
 from worker.heartbeat import Heartbeat
 from worker.launcher import SandboxFailed
 from worker.noise import NoiseSource
+from worker.orders import training_task
 from worker.sampling import Clients
-from worker.steps import Stepper
+from worker.steps import Stepper, Train
 from worker.task import TrainingTask
 from worker.trainers import OpenTrainer, Trainers
 
@@ -74,6 +75,8 @@ class _Work:
     tools: Tools
     held: Claim
     stepper: Stepper
+    plan: TrainingPlan
+    request: JobRequest
     task: TrainingTask
     store: Path
     test_store: Path | None
@@ -119,32 +122,6 @@ def run(services: Services, job_id: str, *, worker: str, tools: Tools) -> Ending
         ending = _guarded(services, tools, held, heartbeat)
     _log.info("let_go", job=job_id, fence=held.fence, ending=ending)
     return ending
-
-
-def training_task(
-    job_id: str, request: JobRequest, plan: TrainingPlan, dataset: Dataset
-) -> TrainingTask:
-    """What the sandbox is told; numbers that were priced come from the plan."""
-    algorithm = request.algorithm
-    # Public, and the same for every attempt, so that a job resumed is the same job.
-    seed = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big") >> 1
-    return TrainingTask.model_validate(
-        {
-            "model": request.model.architecture,
-            "algorithm": algorithm.name,
-            "event": "tree_sum" if plan.mechanism.kind == "tree_gaussian" else "gaussian_sum",
-            "client_optimizer": algorithm.client_optimizer.model_dump(),
-            "local_epochs": algorithm.local_epochs,
-            "batch_size": algorithm.batch_size,
-            "clip_norm": plan.clip_norm or INITIAL_CLIP_NORM,
-            "count_unclipped": plan.clip_norm is None,
-            "proximal_mu": algorithm.proximal_mu or 0.0,
-            "loss": request.loss,
-            "metrics": request.metrics,
-            "examples_per_client": int(dataset.manifest.get("examples_per_client", 1000)),
-            "initial_seed": seed,
-        }
-    )
 
 
 def _guarded(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat) -> Ending:
@@ -220,6 +197,8 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         services=services,
         tools=tools,
         held=held,
+        plan=plan,
+        request=request,
         stepper=Stepper(plan, ServerOptimizer(**request.algorithm.server_optimizer.model_dump())),
         task=training_task(job.id, request, plan, dataset),
         store=store,
@@ -257,15 +236,21 @@ def _run(work: _Work) -> None:
 
 def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     """The model where it was published last, or where it begins."""
+    evaluated = work.request.initial
     with work.services.database.read() as session:
-        published = rounds.checkpoint(session, work.held.job_id)
+        published = rounds.checkpoint(session, evaluated.job if evaluated else work.held.job_id)
+    if evaluated and published is not None:
+        return ServerState(_weights(published))
     if published is None:
         return ServerState(trainers.initial_weights())
     if published.server_state is not None:
         shapes = modelspec.measure(work.task.model).weight_shapes
         return ServerState.from_bytes(published.server_state, shapes)
-    weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
-    return ServerState(weights, step=published.round)
+    return ServerState(_weights(published), step=published.round)
+
+
+def _weights(published: rounds.Checkpoint) -> Weights:
+    return [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
 
 
 def _group_clients(work: _Work) -> int | None:
@@ -290,6 +275,9 @@ def _round(
             number, cohort, weights, clip_norm=clip_norm, group_clients=group_clients
         )
 
+    if work.plan.release == "evaluation":
+        _publish_metrics(work, trainers, state, round_number, train)
+        return state
     moved = work.stepper.step(state, round_number, work.tools.noise(), train)
     _publish(work, moved, round_number, work.stepper.norm_of(state))
     return moved
@@ -313,13 +301,43 @@ def _publish(work: _Work, state: ServerState, round_number: int, clip_norm: floa
         )
 
 
+def _publish_metrics(
+    work: _Work, trainers: Trainers, state: ServerState, round_number: int, train: Train
+) -> None:
+    """What was measured on clients, noised, beside what the public test set says."""
+    private = evaluate(
+        work.plan,
+        work.task.metric_names,
+        state.weights,
+        round_number=round_number,
+        source=work.tools.noise(),
+        train=train,
+    )
+    metrics = private | _public_metrics(trainers, state)
+    with work.services.database.unit_of_work() as session:
+        rounds.publish(
+            session,
+            work.held,
+            round_number=round_number,
+            weights=None,
+            server_state=None,
+            digest=canonical.digest(metrics, floats=True),
+            now=work.services.clock(),
+        )
+        rounds.measure(session, rounds.guard(session, work.held), metrics)
+
+
+def _public_metrics(trainers: Trainers, state: ServerState) -> dict[str, float]:
+    """Figures on the public test set; a missing one must not fail a job that is paid for."""
+    try:
+        return trainers.evaluate(state.weights)
+    except SandboxFailed:
+        return {}
+
+
 def _finish(work: _Work, trainers: Trainers, state: ServerState) -> None:
     """Measure the released model on public data, settle, write the receipt."""
-    try:
-        metrics = trainers.evaluate(state.weights) if state.step else {}
-    except SandboxFailed:
-        # Every round is released and paid for; a missing figure must not fail the job.
-        metrics = {}
+    metrics = _public_metrics(trainers, state) if state.step else {}
     now = work.services.clock()
     with work.services.database.unit_of_work() as session:
         job = rounds.guard(session, work.held)

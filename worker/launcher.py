@@ -172,7 +172,7 @@ class Sandbox:
         try:
             counts = arrays[-1:] if self.task.count_unclipped else []
             sums = arrays[: len(arrays) - len(counts)]
-            check_sum(sums, self.size.weight_shapes, len(clients))
+            check_sum(sums, self.task.sum_shapes, len(clients))
             for count in counts:
                 check_count(count, len(clients))
         except AggregateInvalid:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from privacy_gateway.modelspec import Loss, ModelSpec
+from privacy_gateway.modelspec import Loss, ModelSpec, measure
 
 # Updates are sums of whole steps of C/GRID.
 GRID = 1 << 20
 # What one client adds to the count of clients within C, on the same grid: ± one half.
 HALF = GRID // 2
+# Per-example values of an evaluation are held within [0, bound]; public, the same for every job.
+METRIC_BOUNDS: dict[str, float] = {"accuracy": 1.0, "loss": 10.0, "mean_absolute_error": 10.0}
 
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
@@ -42,6 +44,7 @@ class TrainingTask(BaseModel):
         count_unclipped: also sum, for adaptive clipping, +½ for each client within C and −½ for
             each beyond.
         examples_per_client: public cap; a client with more takes part with a random choice of them.
+        release: what a round gives: clipped updates of the model, or clipped totals of its metrics.
         features, label: columns of the store.
         shards: threads, one cohort shard each; the sum does not depend on it.
         initial_seed: public seed of the first weights and of shuffling; no privacy rests on it.
@@ -57,6 +60,7 @@ class TrainingTask(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
     clip_norm: Positive
     count_unclipped: bool = False
+    release: Literal["update", "evaluation"] = "update"
     proximal_mu: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     loss: Loss = "sparse_categorical_crossentropy"
     metrics: Annotated[tuple[Metric, ...], Field(strict=False)] = ("accuracy",)
@@ -65,6 +69,18 @@ class TrainingTask(BaseModel):
     examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     shards: Annotated[int, Field(ge=1, le=64)] = 1
     initial_seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What is measured, in the order of an evaluation's totals."""
+        return tuple(dict.fromkeys(("loss", *self.metrics)))
+
+    @property
+    def sum_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the arrays that a round sums, without the count of `count_unclipped`."""
+        if self.release == "evaluation":
+            return [(len(self.metric_names) + 1,)]
+        return [tuple(shape) for shape in measure(self.model).weight_shapes]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -48,13 +48,15 @@ class FederatedRound:
             task: clip norm, columns, shards and seeds.
             store: the clients.
             local: the algorithm's update of one client.
-            shapes: shapes of the weights.
+            shapes: shapes of the weights; the sums have the task's `sum_shapes`.
         """
         self._task = task
         self._store = store
         self._weights = [tuple(shape) for shape in shapes]
-        self._sums = [*self._weights, (1,)] if task.count_unclipped else self._weights
-        self._slice_sum = slice_sum(local, self._signature(), counting=task.count_unclipped)
+        self._sums = [*task.sum_shapes, *([(1,)] if task.count_unclipped else [])]
+        self._slice_sum = slice_sum(
+            local, self._signature(), self._sums, counting=task.count_unclipped
+        )
         self._pool = ThreadPoolExecutor(task.shards) if task.shards > 1 else None
 
     def sum_of(
@@ -114,9 +116,13 @@ class FederatedRound:
 
 
 def slice_sum(
-    local: LocalUpdate, signature: list[Any], *, counting: bool = False
+    local: LocalUpdate,
+    signature: list[Any],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    counting: bool = False,
 ) -> Callable[..., Tensors]:
-    """Graph function from (weights, features, labels, offsets, seeds, clip norm) to int32 sums."""
+    """Graph function (weights, features, labels, offsets, seeds, clip norm) → int32 sums."""
 
     @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
     def summed(
@@ -129,9 +135,7 @@ def slice_sum(
                 steps = [*steps, tf.where(within, [HALF], [-HALF])]
             return index + 1, [t + s for t, s in zip(total, steps, strict=True)]
 
-        zeros = [tf.zeros(tf.shape(w), tf.int32) for w in weights]
-        if counting:
-            zeros.append(tf.zeros([1], tf.int32))
+        zeros = [tf.zeros(shape, tf.int32) for shape in shapes]
         _, total = tf.while_loop(
             lambda index, total: index < tf.shape(seeds)[0],
             client,

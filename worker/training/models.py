@@ -61,7 +61,7 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
     def loss(weights: Tensors, features: Any, labels: Any, seed: Any) -> Any:
         return per_example_loss(task.loss, predict(weights, features, seed, training=True), labels)
 
-    names = tuple(dict.fromkeys(("loss", *task.metrics)))
+    names = task.metric_names
 
     def metrics(weights: Tensors, features: Any, labels: Any) -> Tensors:
         outputs = predict(weights, features, tf.zeros(2, tf.int32), training=False)

@@ -18,8 +18,8 @@ from worker.training.algorithms import (  # noqa: F401 - register
     dp_fedsgd,
     dp_ftrl,
 )
-from worker.training.algorithms.registry import algorithm_of
-from worker.training.evaluation import Evaluation
+from worker.training.algorithms.registry import LocalUpdate, algorithm_of
+from worker.training.evaluation import Evaluation, client_totals
 from worker.training.federated import FederatedRound
 
 Answer = tuple[dict[str, Any], list[np.ndarray[Any, Any]]]
@@ -63,12 +63,18 @@ class Session:
                 return {"ok": True, "metrics": metrics}, []
         raise LookupError("unknown command")
 
+    def _local(self) -> LocalUpdate:
+        """What one client computes."""
+        if self._task.release == "evaluation":
+            return client_totals(self._task, self._model)
+        return algorithm_of(self._task).local(self._task, self._model)
+
     def _training(self, store: RaggedStore) -> FederatedRound:
         """The rounds over a store of clients."""
         return FederatedRound(
             self._task,
             store,
-            algorithm_of(self._task).local(self._task, self._model),
+            self._local(),
             [weight.shape for weight in self._model.weights],
         )
 
