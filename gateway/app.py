@@ -31,6 +31,7 @@ from gateway.api import (
     quotes,
     statements,
     sweeps,
+    weights,
 )
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
@@ -68,6 +69,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     quotes.router,
     jobs.router,
     sweeps.router,
+    weights.router,
     log.router,
     ledger.router,
     statements.router,

@@ -56,6 +56,7 @@ ACCESS: Final[dict[str, tuple[str, str, str]]] = {
     "job_event": ("si", "si", "s"),
     "sweep": ("si", "", "s"),
     "sweep_member": ("si", "", "s"),
+    "starting_weights": ("sid", "s", "s"),
     "job_approval": ("si", "s", "s"),
     "job_release": ("su", "siu", "s"),
     "receipt": ("si", "si", "s"),
@@ -69,6 +70,7 @@ ACCESS: Final[dict[str, tuple[str, str, str]]] = {
 HIDDEN: Final[dict[str, frozenset[str]]] = {
     "user_account": frozenset({"password_hash"}),
     "job_release": frozenset({"weights", "server_state"}),
+    "starting_weights": frozenset({"data"}),
 }
 """Columns an auditor does not read: secrets, and models an owner may withhold."""
 

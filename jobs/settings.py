@@ -67,6 +67,7 @@ class Settings(BaseSettings):
         isolation_group_clients: most people one sandbox sees where a policy obliges to
             `per_client_group`.
         maximum_model_parameters: cap on the parameters of a model.
+        maximum_stored_weights_bytes: most bytes of first weights that one researcher keeps here.
         maximum_flops_per_round: cap on the training arithmetic of one round.
         maximum_upload_bytes: largest data file taken over HTTP.
         import_directories: server-side directories data may be registered from, `:`-separated.
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
     isolation_group_clients: int = Field(default=16, ge=1)
 
     maximum_model_parameters: int = Field(default=20_000_000, ge=1)
+    maximum_stored_weights_bytes: int = Field(default=1 << 30, ge=1)
     maximum_flops_per_round: int = Field(default=10**15, ge=1)
     maximum_upload_bytes: int = Field(default=1 << 30, ge=1)
     import_directories: str = ""

@@ -26,7 +26,8 @@ from sqlmodel import Field, SQLModel
 import accounting.tables_scope  # noqa: F401
 import jobs.tables_datasets
 import jobs.tables_people
-import jobs.tables_sweeps  # noqa: F401
+import jobs.tables_sweeps
+import jobs.tables_weights  # noqa: F401
 import policies.tables  # noqa: F401
 from kit.guards import Guard, protect
 

@@ -85,6 +85,10 @@ ROWS: Final[dict[str, Row]] = {
         "id": "swp_1", "researcher_id": "usr_2", "key": "k", "request_hash": HASH, "created_at": 1,
     },
     "sweep_member": {"sweep_id": "swp_1", "place": 1, "job_id": "job_1"},
+    "starting_weights": {
+        "researcher_id": "usr_2", "id": f"wts_{HASH}", "shapes": "[[1]]", "parameters": 1,
+        "size_bytes": 1, "data": b"x", "created_at": 1,
+    },
     "job_approval": {
         "job_id": "job_1", "approver_id": "usr_1", "approver_role": "owner",
         "decision": "approve", "note": "", "at": 1,
@@ -183,6 +187,9 @@ BROKEN: Final[dict[str, Row]] = {
     "sweep_hash": {"request_hash": "short"},
     "sweep_key_length": {"key": ""},
     "sweep_member_place": {"place": 0},
+    "starting_weights_id": {"id": "short"},
+    "starting_weights_parameters": {"parameters": 0},
+    "starting_weights_bytes": {"size_bytes": 2},
     "job_approval_decision": {"decision": "perhaps"},
     "job_approval_role": {"approver_role": "researcher"},
     "idempotency_hash": {"request_hash": "short"},

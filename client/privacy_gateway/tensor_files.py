@@ -1,0 +1,218 @@
+"""Weights read from a stranger's file: NPZ or safetensors, numbers and nothing else.
+
+Sizes are known from headers before a tensor is unpacked, nothing is ever unpickled, and no format
+that can carry code (pickle, HDF5, `.keras`, SavedModel) is opened at all. Used at both ends, so a
+file that the gateway refuses can be refused on the researcher's machine. This module must never
+allocate more than `limit` bytes for tensors.
+Formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html and
+https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+from privacy_gateway.errors import FieldError, Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float32]
+
+MAX_TENSORS: Final = 1024
+MAX_HEADER_BYTES: Final = 1 << 20
+_NPY_HEADER_BYTES: Final = 4096
+_MAX_RANK: Final = 8
+_DTYPES: Final = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_NUMBERED: Final = re.compile(r"^(.*?)([0-9]{1,6})$")
+_FOREIGN: Final = (
+    (b"\x89HDF", "HDF5"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+)
+
+
+def read(data: bytes, *, limit: int) -> dict[str, Array]:
+    """Tensors of a file by name, float32, in the order of the model's weights.
+
+    Names end in a number that says the place (`weight_0000`, `arr_0`): formats do not keep an
+    order of their own, and weights in the wrong place would be another model.
+
+    Args:
+        data: the file.
+        limit: most bytes of all tensors together, as stored.
+
+    Raises:
+        Refused: `unsupported` for another format; `too_large`; `invalid_request` naming the tensor
+            for broken sizes, names out of order, other types than floats, or numbers that are not
+            finite.
+        ImportError: NumPy is not installed.
+    """
+    for magic, name in _FOREIGN:
+        if data.startswith(magic):
+            raise Refused("unsupported", f"weights come as NPZ or safetensors, never as {name}")
+    tensors = _npz(data, limit) if data.startswith(b"PK") else _safetensors(data, limit)
+    return {name: _finite(name, tensors[name]) for name in _ordered(list(tensors))}
+
+
+def _npz(data: bytes, limit: int) -> dict[str, Any]:
+    """Members of an archive of `.npy` files."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            _check_count(len(members))
+            names = [member.filename for member in members]
+            if len(set(names)) != len(names):
+                raise _broken("body", "the archive names a member twice")
+            if any(not name.endswith(".npy") for name in names):
+                raise Refused("unsupported", "the archive is no NPZ: it holds more than arrays")
+            if sum(member.file_size for member in members) > limit + len(members) * 512:
+                raise Refused("too_large", f"the weights unpack beyond {limit} bytes", limit=limit)
+            return {
+                member.filename.removesuffix(".npy"): _npy(
+                    member.filename, archive.open(member).read(member.file_size)
+                )
+                for member in members
+            }
+    except (
+        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
+        UnicodeDecodeError, OSError,
+    ) as error:  # fmt: skip
+        raise _broken("body", "the archive is damaged") from error
+
+
+def _npy(name: str, data: bytes) -> Any:
+    """One array; its size is compared with its header before anything is made of it."""
+    import numpy as np
+
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):
+            raise _broken(name, "is of an unknown version of the NPY format")
+        reads = np.lib.format
+        read_header = reads.read_array_header_1_0 if version == (1, 0) else (
+            reads.read_array_header_2_0
+        )  # fmt: skip
+        shape, fortran, dtype = read_header(stream, max_header_size=_NPY_HEADER_BYTES)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise _broken(name, "has no header of plain numbers") from error
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise _broken(name, f"holds {str(dtype)[:20]}, not floats")
+    _check_shape(name, list(shape))
+    body = data[stream.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(body):
+        raise _broken(name, "is not as long as its shape says")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _safetensors(data: bytes, limit: int) -> dict[str, Any]:
+    """Length, JSON header, raw little-endian numbers; every byte belongs to one tensor."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 2 <= length <= MAX_HEADER_BYTES or data[8:9] != b"{":
+        raise Refused("unsupported", "the file is neither NPZ nor safetensors")
+    body = memoryview(data)[8 + length :]
+    if len(body) > limit:
+        raise Refused("too_large", f"the weights have more than {limit} bytes", limit=limit)
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _broken("body", "the header is not JSON") from error
+    header.pop("__metadata__", None)
+    _check_count(len(header))
+    tensors, done = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(*item)):
+        start, end = _offsets(name, entry)
+        if start != done or end > len(body):
+            raise _broken(name, "does not begin where the one before it ends")
+        tensors[name] = _tensor(name, entry, body[start:end])
+        done = end
+    if done != len(body):
+        raise _broken("body", "there are bytes that belong to no tensor")
+    return tensors
+
+
+def _tensor(name: str, entry: dict[str, Any], body: memoryview) -> Any:
+    import numpy as np
+
+    kind = entry.get("dtype")
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise _broken(name, f"holds {str(kind)[:20]}, not F16, F32 or F64")
+    shape = _check_shape(name, entry.get("shape"))
+    dtype = np.dtype(_DTYPES[kind])
+    if math.prod(shape) * dtype.itemsize != len(body):
+        raise _broken(name, "is not as long as its shape says")
+    return np.frombuffer(body, dtype).reshape(shape)
+
+
+def _offsets(name: str, entry: Any) -> tuple[int, int]:
+    given = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if (
+        not isinstance(given, list)
+        or len(given) != 2
+        or any(type(place) is not int for place in given)
+        or not 0 <= given[0] <= given[1]
+    ):
+        raise _broken(name, "has no `data_offsets`")
+    return given[0], given[1]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_TENSORS:
+        raise _broken("body", f"holds {count} tensors; between 1 and {MAX_TENSORS} are read")
+
+
+def _check_shape(name: str, shape: Any) -> list[int]:
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MAX_RANK
+        or any(type(side) is not int or side < 0 for side in shape)
+    ):
+        raise _broken(name, "has no shape")
+    return shape
+
+
+def _ordered(names: list[str]) -> list[str]:
+    """By the number at the end; one prefix, and no number left out."""
+    found = [_NUMBERED.match(name) for name in names]
+    parts = [(match[1], int(match[2])) for match in found if match is not None]
+    ordered = [name for _, name in sorted(zip(parts, names, strict=False))]
+    if (
+        len(parts) != len(names)
+        or len({prefix for prefix, _ in parts}) != 1
+        or sorted(number for _, number in parts) != list(range(len(names)))
+    ):
+        message = "tensors are named by their place: weight_0000, weight_0001, …"
+        raise _broken(str(names[0])[:60], message)
+    return ordered
+
+
+def _finite(name: str, array: Any) -> Array:
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        made: Array = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
+    if not np.isfinite(made).all():
+        raise _broken(name, "holds numbers that are not finite")
+    return made
+
+
+def _broken(place: str, message: str) -> Refused:
+    place = place.removesuffix(".npy")[:60]
+    return Refused("invalid_request", f"{place}: {message}", errors=[FieldError(place, message)])
