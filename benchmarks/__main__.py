@@ -19,6 +19,7 @@ QUESTIONS = (
     "admission",
     "processor",
     "noise",
+    "people",
     "training",
     "job",
     "verify",

@@ -98,3 +98,28 @@ def test_ragged_rows_are_each_clients_own(sizes: list[int], picks: list[int]) ->
     rows, starts = ragged.ragged_rows(offsets, clients)
     expected = [list(range(offsets[c], offsets[c + 1])) for c in clients]
     assert [rows[a:b].tolist() for a, b in itertools.pairwise(starts)] == expected
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 2, 4], [0, -1, 2, 4], [0, 5, 5, 4], [0, 4, 1, 4]])
+def test_offsets_that_fall_or_leave_the_store_are_refused_where_they_are_used(
+    offsets: list[int],
+) -> None:
+    with pytest.raises(ragged.StoreDamaged):
+        ragged.ragged_rows(np.asarray(offsets), np.arange(3))
+
+
+def test_opening_reads_no_more_of_a_store_with_more_clients(tmp_path: Path) -> None:
+    """A fault in the middle is not seen until somebody asks for those clients."""
+    rows = {"label": np.zeros(3000, np.int32)}
+    ragged.write(tmp_path / "s", rows, np.full(3000, 1))
+    path = tmp_path / "s" / ragged.OFFSETS
+    path.chmod(0o600)
+    offsets = np.fromfile(path, np.int64)
+    offsets[1500] = 0
+    offsets.tofile(path)
+
+    store = ragged.RaggedStore.open(tmp_path / "s")
+
+    assert ragged.ragged_rows(store.offsets, np.asarray([3, 2999]))[0].tolist() == [3, 2999]
+    with pytest.raises(ragged.StoreDamaged):
+        ragged.ragged_rows(store.offsets, np.asarray([3, 1499]))
