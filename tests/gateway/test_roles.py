@@ -47,6 +47,7 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/v1/datasets"): {A, O},
     ("GET", "/v1/datasets"): EVERYBODY,
     ("GET", "/v1/datasets/{dataset_id}"): EVERYBODY,
+    ("GET", "/v1/datasets/{dataset_id}/mock"): EVERYBODY,
     ("POST", "/v1/datasets/{dataset_id}/freeze"): {A, O},
     ("POST", "/v1/datasets/{dataset_id}/unfreeze"): {A, O},
     ("POST", "/v1/datasets/{dataset_id}/policies"): {A, O},
