@@ -11,6 +11,7 @@ answers do not depend on the coordinator, which is what most mutants change.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ from jobs.tables import Job, JobRelease
 from kit import ragged
 from kit.db import Database
 from policies.engine import PolicyEngine
+from privacy_gateway import schemas
+from privacy_gateway.schemas import JobRequest
 from tests.support import market as markets
 from tests.support.market import RESEARCHER, Market
 from worker import coordinator
@@ -138,12 +141,14 @@ class Bench:
         home: an empty folder.
         start: how sandboxes begin.
         shards: threads in a sandbox.
+        public: whether there is a public test set.
     """
 
     engine: PolicyEngine
     home: Path
     start: Start
     shards: int = 1
+    public: bool = False
     _answers: dict[bytes, Any] = field(default_factory=dict)
     _stores: dict[str, Path] = field(default_factory=dict)
     _templates: dict[int, Market] = field(default_factory=dict)
@@ -159,7 +164,7 @@ class Bench:
         keys: NoiseSource | None = None,
         *,
         attempts: int = 1,
-        around: Callable[[Sandbox, int], None] = lambda _sandbox, _round: None,
+        around: Around = lambda _watched, _round: None,
         **changes: Any,
     ) -> Run:
         """One job; keyword arguments replace members of its request.
@@ -168,18 +173,30 @@ class Bench:
             world: the data.
             keys: randomness of the mechanism; `Keys()` without a word.
             attempts: how often a worker takes the job up.
-            around: called before each round that the sandbox computes.
+            around: called before each round.
             changes: of the request.
         """
         with self.market(world) as market:
-            body = {"rounds": 1, "clients_per_round": PER_ROUND, "model": {"architecture": MODEL}}
-            request = markets.request(market.dataset_id, **body | changes)
+            request = schemas.parse(JobRequest, body(market, **changes))
             job_id = admission.submit(market.services, RESEARCHER, request, None).job.id
-            watch = _Watch(self, world, around)
-            tools = Tools(watch.opened, noise=lambda: keys or Keys())
-            for _ in range(attempts):
-                ending = coordinator.run(market.services, job_id, worker="audit", tools=tools)
-            return Run(ending, *_outcome(market, job_id, watch))
+            return self.work(market, world, job_id, keys, attempts=attempts, around=around)
+
+    def work(
+        self,
+        market: Market,
+        world: World,
+        job_id: str,
+        keys: NoiseSource | None = None,
+        *,
+        attempts: int = 1,
+        around: Around = lambda _watched, _round: None,
+    ) -> Run:
+        """The worker's part of `run`."""
+        watch = _Watch(self, world, around)
+        tools = Tools(watch.opened, noise=lambda: keys or Keys())
+        for _ in range(attempts):
+            ending = coordinator.run(market.services, job_id, worker="audit", tools=tools)
+        return Run(ending, *_outcome(market, job_id, watch))
 
     @contextmanager
     def market(self, world: World) -> Iterator[Market]:
@@ -202,11 +219,16 @@ class Bench:
 
     def _template(self, clients: int) -> Market:
         """Population, data set and policy, made once: examining a policy takes a second."""
+        for room in ("accounting", "gateway", "jobs", "policies"):
+            importlib.import_module(f"{room}.tables")
         folder = self.home / f"template{clients}"
         folder.mkdir()
         database = Database(f"sqlite:///{folder / DATABASE}")
         database.create_all()
-        files = {"store_path": STORE, "feature_shape": [FEATURES]}
+        files: dict[str, Any] = {"store_path": STORE, "feature_shape": [FEATURES]}
+        if self.public:
+            test = World("public", people(seed=8).rows, (PEOPLE * RECORDS,))
+            files |= {"test_store_path": str(self.store(test)), "test_examples": PEOPLE * RECORDS}
         try:
             return markets.open_market(
                 database, self.engine, folder, clients=clients, dataset=files
@@ -231,6 +253,12 @@ class Bench:
         return self._answers[key]
 
 
+def body(market: Market, **changes: Any) -> dict[str, Any]:
+    """A request for one round."""
+    modest = {"rounds": 1, "clients_per_round": PER_ROUND, "model": {"architecture": MODEL}}
+    return markets.body(market.dataset_id, **modest | changes)
+
+
 def repeatable(services: Services) -> Services:
     """Ids that are the same in every gateway: the public seed of a job follows from its id."""
     numbers = itertools.count(1)
@@ -246,21 +274,21 @@ class _Watch:
 
     bench: Bench
     world: World
-    around: Callable[[Sandbox, int], None]
+    around: Around
     cohorts: list[np.ndarray] = field(default_factory=list)
     before: list[list[np.ndarray]] = field(default_factory=list)
 
     @contextmanager
-    def opened(self, task: TrainingTask, store: Data, test: Path | None) -> Iterator[_Watched]:
+    def opened(self, task: TrainingTask, store: Data, test: Path | None) -> Iterator[Watched]:
         with ExitStack() as stack:
-            yield _Watched(
+            yield Watched(
                 self, task.model_copy(update={"shards": self.bench.shards}), store, test, stack
             )
 
 
 @dataclass
-class _Watched:
-    """A `worker.trainers.Trainer`."""
+class Watched:
+    """A `worker.trainers.Trainer` with a sandbox behind it."""
 
     watch: _Watch
     task: TrainingTask
@@ -277,11 +305,8 @@ class _Watched:
         self.watch.before.append([np.array(array) for array in weights])
         asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), *rest)
 
-        def trained(sandbox: Sandbox) -> Any:
-            self.watch.around(sandbox, number)
-            return sandbox.round(number, clients, weights, *rest)
-
-        return self._ask("round", trained, *asked)
+        self.watch.around(self, number)
+        return self._ask("round", lambda box: box.round(number, clients, weights, *rest), *asked)
 
     def evaluate(self, weights: Any) -> dict[str, float]:
         asked = tuple(array.tobytes() for array in weights)
@@ -293,15 +318,20 @@ class _Watched:
 
     def _ask(self, command: str, answer: Callable[[Sandbox], Any], *asked: Any) -> Any:
         subject = (command, self.task.model_dump_json(), self.watch.world.name, str(self.test))
-        return self.watch.bench.ask((*subject, *asked), lambda: answer(self._opened()))
+        return self.watch.bench.ask((*subject, *asked), lambda: answer(self.opened()))
 
-    def _opened(self) -> Sandbox:
+    def opened(self) -> Sandbox:
+        """The sandbox, started if need be."""
         if self._sandbox is None:
             sandbox = Sandbox(
                 self.task, self.store, test_store=self.test, start=self.watch.bench.start
             )
             self._sandbox = self.stack.enter_context(sandbox)
         return self._sandbox
+
+
+# Told of each round before it is computed; may raise, or kill what it is given.
+Around = Callable[[Watched, int], None]
 
 
 def _outcome(market: Market, job_id: str, watch: _Watch) -> tuple[Job, list[Any], list[Any]]:
