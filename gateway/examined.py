@@ -12,8 +12,8 @@ from gateway import dryrun, scope
 from jobs.principal import Principal
 from jobs.services import Services
 from kit.clock import rfc3339
-from policies import life, revisions, staging
 from policies.activation import Examination
+from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine, Revision
 from policies.probes import Floor, floor_of
 from privacy_gateway.errors import FieldError, Refused
@@ -44,33 +44,16 @@ def asking(session: Session, caller: Principal, named: str | None) -> Principal:
         raise Refused(refused.code, "as_researcher: names no researcher", errors=[fault]) from None
 
 
-def activate(
-    services: Services,
-    examiners: tuple[PolicyEngine, ...],
-    caller: Principal,
-    stored: Revision,
-    found: Examination,
-) -> Revision:
-    """Let an examined draft decide, once every engine that decides has it.
+def embedded(examiners: tuple[PolicyEngine, ...]) -> EmbeddedEngine:
+    """The engine that answers in batches; every gateway has one among its examiners.
 
     Raises:
-        Refused: `conflict`, `policy_refused` or `policy_unavailable`; nothing has changed then.
+        Refused: `policy_unavailable`.
     """
-    if found.passed:
-        with services.database.unit_of_work() as session:
-            staging.stage(session, stored, now=services.clock())
-        staging.wait(examiners, stored)
-    with services.database.unit_of_work() as session:
-        active = revisions.activate(
-            session,
-            examiners,
-            dataset_id=stored.dataset_id,
-            number=stored.number,
-            actor_id=caller.id,
-            now=services.clock(),
-            examination=found,
-        )
-        return life.note_examined(session, active, found, now=services.clock())
+    for engine in examiners:
+        if isinstance(engine, EmbeddedEngine):
+            return engine
+    raise Refused("policy_unavailable", "trials need the embedded engine")
 
 
 def plain(revision: Revision) -> RevisionView:

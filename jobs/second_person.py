@@ -3,7 +3,8 @@
 A proposal is an act with its reason, open for a while. Another owner of the same organisation or
 an administrator approves or rejects it; the proposer may withdraw it. An approval carries the act
 out in the same transaction, and the ledger's entry names both people. A new kind of act is one
-more line in `_ACTS`. Nobody's own approval may ever count, and nothing late may be carried out.
+more line in `_ACTS`; one that must be prepared before the transaction is handed to `decide`.
+Nobody's own approval may ever count, and nothing late may be carried out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -67,14 +69,42 @@ def propose(
     )
     session.add(row)
     session.flush()
-    _note(session, row, "proposed", reason, principal.id, now)
+    note(session, row, "proposed", reason, principal.id, now)
+    return row
+
+
+def decidable(
+    session: Session,
+    services: Services,
+    principal: Principal,
+    proposal_id: str,
+    decision: str,
+) -> Proposal:
+    """A proposal that these words of this person would decide now.
+
+    Raises:
+        Refused: `not_found`, `forbidden` or `conflict`, as `decide`.
+    """
+    row = _seen(session, principal, proposal_id)
+    _refuse(row, principal, decision, services.clock())
     return row
 
 
 def decide(
-    services: Services, principal: Principal, proposal_id: str, request: Decide
+    services: Services,
+    principal: Principal,
+    proposal_id: str,
+    request: Decide,
+    prepared: Mapping[str, Act] = MappingProxyType({}),
 ) -> ProposalView:
     """Approve and carry out, reject, or withdraw.
+
+    Args:
+        services: clock and database.
+        principal: whose word it is.
+        proposal_id: about what.
+        request: `approve`, `reject` or `withdraw`, with a note.
+        prepared: acts by kind that others than this module carry out.
 
     Raises:
         Refused: `not_found` for a proposal of another organisation; `forbidden` for one's own
@@ -105,9 +135,9 @@ def decide(
             raise Refused("conflict", f"{row.id} is decided already")
         session.refresh(row)
         if request.decision == "approve":
-            _ACTS[row.kind](session, row, principal.id, now)
+            {**_ACTS, **prepared}[row.kind](session, row, principal.id, now)
         else:
-            _note(session, row, row.state, request.note or row.reason, principal.id, now)
+            note(session, row, row.state, request.note or row.reason, principal.id, now)
         return view(row, now)
 
 
@@ -154,9 +184,10 @@ def _refuse(row: Proposal, principal: Principal, decision: str, now: datetime) -
         raise Refused("conflict", f"{row.id} expired at {rfc3339(from_micros(row.expires_at))}")
 
 
-def _note(
+def note(
     session: Session, row: Proposal, what: str, reason: str, actor_id: str, now: datetime
 ) -> None:
+    """Tell the population's ledger what became of a proposal, and who said so."""
     facts = {
         "proposal": row.id,
         "action": f"{row.kind} {what}",

@@ -32,7 +32,7 @@ ORDER: Final[tuple[Change, ...]] = (
 Standing = Literal["same", "different", "unrepeatable"]
 
 # Faults of the moment: an engine that was down or late then says nothing about now.
-_OF_THE_MOMENT: Final = frozenset({"timeout", "unreachable", "busy", "crashed", "internal"})
+OF_THE_MOMENT: Final = frozenset({"timeout", "unreachable", "busy", "crashed", "internal"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def digest_of(row: Mapping[str, Any], verdict: Verdict, fault: Fault | None) -> 
 def _compared(
     row: Mapping[str, Any], verdict: Verdict, fault: Fault | None, detail: str
 ) -> Repeated:
-    if str(fault) in _OF_THE_MOMENT:
+    if str(fault) in OF_THE_MOMENT:
         return Repeated(row["id"], "unrepeatable", f"the engine failed just now: {detail}")
     if digest_of(row, verdict, fault) == row["digest"]:
         return Repeated(row["id"], "same")
@@ -151,7 +151,7 @@ def _unrepeatable(row: Mapping[str, Any], revisions: Mapping[str, Revision]) -> 
     """Why a decision cannot be asked again; empty when it can."""
     if row["revision_id"] is None or row["revision_id"] not in revisions:
         return "no revision decided it"
-    if row["fault"] in _OF_THE_MOMENT:
+    if row["fault"] in OF_THE_MOMENT:
         return f"the engine failed then ({row['fault']})"
     if row["library_digest"] != library().digest:
         return "the library has changed since; ask a gateway of that version"

@@ -278,7 +278,8 @@ def _last_number(session: Session, dataset_id: str) -> int:
 
 def _locked(session: Session, dataset_id: str, number: int) -> Revision:
     """The revision, with every revision of its data set locked: activations queue."""
-    query = _of_dataset(dataset_id).order_by(_REVISION.c.id).with_for_update()
+    # Not against key shares: a decision's row takes one, then waits for the population's lock.
+    query = _of_dataset(dataset_id).order_by(_REVISION.c.id).with_for_update(key_share=True)
     rows = {row["number"]: row for row in session.execute(query).mappings()}
     if number not in rows:
         raise Refused("not_found", f"the data set has no policy revision {number}")

@@ -40,7 +40,7 @@ class Owner:
         """Declare people and the budget (ε, δ) that protects them, once and for all data.
 
         `filter` is `rdp` for any mechanism, or `gdp`, exact, for unsampled Gaussians alone. With
-        `second_person`, a raise needs the approval of another owner or an administrator.
+        `second_person`, a raise or a looser policy needs another owner's or administrator's word.
         """
         body = {
             "name": name,
@@ -114,7 +114,10 @@ class Owner:
         return dict(answer)
 
     def activate_policy(self, dataset_id: str, number: int) -> dict[str, Any]:
-        """Make a revision the one that decides; refused unless its checks and tests pass."""
+        """Make a revision the one that decides; refused unless its checks and tests pass.
+
+        Answers the revision, or a proposal (`kind`, `state`) where a second person has to agree.
+        """
         path = f"/v1/datasets/{dataset_id}/policies/{number}/activate"
         return dict(self._connection.post(path) or {})
 
@@ -138,7 +141,7 @@ class Owner:
         return dict(self._connection.post(path, body, repeatable=True))
 
     def roll_back_policy(self, dataset_id: str, number: int, *, reason: str) -> dict[str, Any]:
-        """Let a superseded text decide again, as a new revision."""
+        """Let a superseded text decide again, as a new revision; or propose it, as activation."""
         path = f"/v1/datasets/{dataset_id}/policies/{number}/rollback"
         return dict(self._connection.post(path, {"reason": reason}))
 

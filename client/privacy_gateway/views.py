@@ -135,7 +135,7 @@ class ProposalView(View):
     """An act that waits, or waited, for a second person; `expired` when nobody came in time."""
 
     id: str
-    kind: Literal["grant", "one_person"]
+    kind: Literal["grant", "one_person", "activate_policy"]
     population: str
     body: dict[str, Any]
     reason: str

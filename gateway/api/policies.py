@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 from sqlalchemy.orm import Session
 
-from gateway import dryrun, examined, scope
+from gateway import activating, dryrun, examined, scope
 from gateway.body import json_body
 from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import cut
@@ -17,7 +17,7 @@ from policies import activation, life, revisions
 from policies.engine import Revision
 from privacy_gateway.errors import invalid
 from privacy_gateway.schemas import NewPolicy
-from privacy_gateway.views import DryRun, DryRunView, Page, RevisionView
+from privacy_gateway.views import DryRun, DryRunView, Page, ProposalView, RevisionView
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/policies", tags=["policies"])
 
@@ -77,17 +77,28 @@ def show(
         return examined.plain(revisions.get(session, dataset_id=dataset_id, number=number))
 
 
-@router.post("/{number}/activate")
+@router.post(
+    "/{number}/activate",
+    responses={202: {"model": ProposalView, "description": "Waits for a second person"}},
+)
 def activate(
-    services: Outside, examiners: Examiners, caller: Owner, dataset_id: str, number: Number
-) -> RevisionView:
-    """Let a draft decide from now on; refused with every problem unless it passes its checks."""
+    services: Outside,
+    examiners: Examiners,
+    caller: Owner,
+    dataset_id: str,
+    number: Number,
+    response: Response,
+) -> RevisionView | ProposalView:
+    """Let a draft decide from now on; refused with every problem unless it passes its checks.
+
+    Where it is looser and the population asks for a second person: 202 and a proposal.
+    """
     with services.database.read() as session:
         scope.own_dataset(session, caller, dataset_id)
         stored = revisions.get(session, dataset_id=dataset_id, number=number)
     # Examined before the transaction: tests and probes take too long to hold a lock.
     found = activation.examine(examiners, stored, floor=examined.floor(services))
-    return examined.view(examined.activate(services, examiners, caller, stored, found), found)
+    return activating.activate(services, examiners, caller, stored, found, response)
 
 
 @router.post("/{number}/dry-run")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 
-from gateway import dryrun, examined, scope
+from gateway import activating, dryrun, examined, scope
 from gateway.body import json_body
 from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor
 from jobs import region as regions
@@ -19,7 +19,6 @@ from jobs.principal import Principal
 from jobs.services import Services
 from kit.clock import from_micros, rfc3339
 from policies import activation, life, region, replay, revisions
-from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
@@ -34,7 +33,7 @@ from privacy_gateway.policy_views import (
     RollbackAsked,
 )
 from privacy_gateway.rdp import NANO
-from privacy_gateway.views import RevisionView
+from privacy_gateway.views import ProposalView, RevisionView
 
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/policies", tags=["policies"])
 
@@ -57,7 +56,7 @@ def audit(
         rows = life.recent(session, dataset_id, last=last)
         named = {row["revision_id"] for row in rows if row["revision_id"]}
         known = life.by_id(session, named)
-    engine = _embedded(examiners)
+    engine = examined.embedded(examiners)
     found = replay.repeat(engine, known, rows)
     other = [
         RepeatedView(decision=one.decision_id, standing=one.standing, detail=one.detail)
@@ -76,7 +75,11 @@ def audit(
     )
 
 
-@router.post("/{number}/rollback", status_code=201)
+@router.post(
+    "/{number}/rollback",
+    status_code=201,
+    responses={202: {"model": ProposalView, "description": "Waits for a second person"}},
+)
 def rollback(
     services: Outside,
     examiners: Examiners,
@@ -84,8 +87,12 @@ def rollback(
     dataset_id: str,
     number: Number,
     body: Annotated[RollbackAsked, json_body(RollbackAsked)],
-) -> RevisionView:
-    """Go back to a superseded text: a new revision with it, examined like any, decides at once."""
+    response: Response,
+) -> RevisionView | ProposalView:
+    """Go back to a superseded text: a new revision with it, examined like any, decides at once.
+
+    Where it is looser and the population asks for a second person: 202 and a proposal.
+    """
     with services.database.read() as session:
         scope.own_dataset(session, caller, dataset_id)
         old = revisions.get(session, dataset_id=dataset_id, number=number)
@@ -101,7 +108,7 @@ def rollback(
             now=services.clock(),
             ids=services.new_id,
         )
-    return examined.view(examined.activate(services, examiners, caller, made, found), found)
+    return activating.activate(services, examiners, caller, made, found, response)
 
 
 @router.post("/{number}/shadow")
@@ -133,7 +140,7 @@ def what_if(
             raise Refused("conflict", f"revision {number} was never in the shadow")
         rows = [_parsed(row) for row in life.recent(session, dataset_id, last=last, since=start)]
     activation.refuse_unclean(examiners, revision)
-    flips = replay.flips(_embedded(examiners), revision, rows)
+    flips = replay.flips(examined.embedded(examiners), revision, rows)
     counts = {change: sum(flip.change == change for flip in flips) for change in replay.ORDER}
     return ReplayView(
         number=number,
@@ -192,7 +199,7 @@ def _region(
         asked.noise_multipliers or around.noise_multipliers,
         asked.clients_per_round or around.clients_per_round,
     )
-    found = regions.sweep(services, _embedded(examiners), asking, revision, request, axes)
+    found = regions.sweep(services, examined.embedded(examiners), asking, revision, request, axes)
     if form == "table":
         return PlainTextResponse(region.table(found))
     if form == "svg":
@@ -243,11 +250,3 @@ def _flip(flip: replay.Flip) -> FlipView:
 
 def _parsed(row: dict[str, Any]) -> dict[str, Any]:
     return row | {name: canonical.loads_strict(row[name].encode()) for name in ("input", "verdict")}
-
-
-def _embedded(examiners: tuple[PolicyEngine, ...]) -> EmbeddedEngine:
-    """The engine that answers in batches; every gateway has one among its examiners."""
-    for engine in examiners:
-        if isinstance(engine, EmbeddedEngine):
-            return engine
-    raise Refused("policy_unavailable", "trials need the embedded engine")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
-from gateway import scope
+from gateway import activating, scope
 from gateway.body import json_body
-from gateway.deps import Outside, Owner, OwnerOrAuditor, PageAsked
+from gateway.deps import Examiners, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import page
 from jobs import second_person
 from jobs.tables_people import PROPOSAL
@@ -37,9 +37,14 @@ def list_proposals(
 @router.post("/{proposal_id}/decision")
 def decide(
     services: Outside,
+    examiners: Examiners,
     caller: Owner,
     proposal_id: str,
     body: Annotated[Decide, json_body(Decide)],
 ) -> ProposalView:
-    """Approve (another person than the proposer), reject, or withdraw one's own."""
-    return second_person.decide(services, caller, proposal_id, body)
+    """Approve (another person than the proposer), reject, or withdraw one's own.
+
+    Approving an activation examines the text again; where it no longer passes, nothing is decided.
+    """
+    prepared = activating.prepared(services, examiners, caller, proposal_id, body)
+    return second_person.decide(services, caller, proposal_id, body, prepared)

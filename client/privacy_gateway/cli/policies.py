@@ -51,7 +51,10 @@ def run_tests(dataset: DatasetId, source: Source, form: Format = Form.table) -> 
 def publish(
     dataset: DatasetId, source: Source, reason: Reason = "published", form: Format = Form.table
 ) -> None:
-    """Store a draft and make it the revision that decides, if it passes every check."""
+    """Store a draft and make it the revision that decides, if it passes every check.
+
+    A looser one waits where the population asks for a second person.
+    """
     text, tests = policy_sources(source)
     with connect() as domain:
         _show(domain.owner.publish_policy(dataset, text, tests=tests, reason=reason), form)
@@ -184,9 +187,15 @@ def _draft(dataset: str, source: Path, reason: str) -> dict[str, Any]:
 
 
 def _show(revision: dict[str, Any], form: Form) -> None:
-    """A revision without its text, its problems one a line."""
+    """A revision without its text, its problems one a line; or the proposal it waits as."""
     if form is Form.json:
         facts(form, revision)
+        return
+    if "proposed_by" in revision:
+        facts(form, revision)
+        print(
+            f"waits for a second person: privacy-gateway proposal decide {revision['id']} approve"
+        )
         return
     names = ("dataset", "number", "state", "digest", "reason", "created_at", "activated_at")
     shown = {name: revision[name] for name in names if revision.get(name) is not None}

@@ -27,7 +27,7 @@ def create(
         str, typer.Option("--filter", help="rdp, or gdp for unsampled Gaussians alone.")
     ] = "rdp",
     second_person: Annotated[
-        bool, typer.Option(help="Raises need the approval of somebody else.")
+        bool, typer.Option(help="Raises and looser policies need somebody else, too.")
     ] = False,
     form: Format = Form.table,
 ) -> None:

@@ -121,9 +121,9 @@ def decide(
 def require(
     population: Population,
     reason: Because,
-    needed: Annotated[bool, typer.Option(help="Whether raises need a second person.")] = True,
+    needed: Annotated[bool, typer.Option(help="Whether these need a second person.")] = True,
     form: Format = Form.table,
 ) -> None:
-    """Ask for a second person before a raise; to stop asking needs a second person itself."""
+    """Ask for a second person before a raise or a looser policy; to stop asking needs one, too."""
     with connect() as domain:
         facts(form, domain.shares.set_second_person(population, needed=needed, reason=reason))
