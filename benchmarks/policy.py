@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -17,14 +18,16 @@ from jobs import region
 from kit.process import free_port, spawn, stop
 from policies import ask as asking
 from policies import revisions
+from policies.bundle import KEY_ID, SCOPE, build
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine, Revision
-from policies.opa import OpaEngine
+from policies.opa import BUNDLE_NAME, OpaEngine
+from policies.publication import BUNDLED, publication
 from policies.question import Question
 from policies.verdict import decode
 from privacy_gateway import canonical, schemas
 from privacy_gateway.schemas import JobRequest
-from tests.support import market, questions, servers
+from tests.support import engines, market, questions, servers
 
 SECONDS = 10.0
 
@@ -38,21 +41,23 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     )
     with ExitStack() as stack:
         folder = stack.enter_context(markets.scratch())
-        engines: dict[str, PolicyEngine] = {"embedded, isolated child": EmbeddedEngine(1)}
+        asked: dict[str, PolicyEngine] = {"embedded, isolated child": EmbeddedEngine(1)}
+        source, _ = questions.example("price_cap")
         if binary := servers.opa_path():
             url = stack.enter_context(_opa(binary, folder))
-            engines["OPA, kept connection"] = OpaEngine(url)
+            asked["OPA, kept connection"] = OpaEngine(url)
+            url = stack.enter_context(_opa(binary, folder, config=_signed(source, folder)))
+            asked["OPA, signed bundle"] = OpaEngine(url, bundled=True)
         else:
             table.notes.append("no opa on this machine; `make servers` installs it")
-        for engine in engines.values():
+        for engine in asked.values():
             stack.callback(engine.close)
-        source, _ = questions.example("price_cap")
         revision, question = Revision.of_text(source), questions.question()
         acts: dict[str, Callable[[], object]] = {
             f"decide: {name}": partial(_decide, engine, revision, question)
-            for name, engine in engines.items()
+            for name, engine in asked.items()
         }
-        acts |= _parts(engines["embedded, isolated child"], revision, question)
+        acts |= _parts(asked["embedded, isolated child"], revision, question)
         taken = alternate(acts, runs=200 if sizes.quick else 1000)
     embedded = next(iter(taken.values())).median
     for what, found in taken.items():
@@ -116,15 +121,28 @@ def _decide(engine: PolicyEngine, revision: Revision, question: Question) -> Non
         raise RuntimeError(f"{engine.name}: {decision.fault}: {decision.detail}")
 
 
+def _signed(source: str, folder: Path) -> Path:
+    """Configuration of a server that takes a policy from a signed bundle, here from a file."""
+    key = engines.new_bundle_key()
+    bundle, config = folder / "bundle.tar.gz", folder / "opa.json"
+    bundle.write_bytes(build([publication(source, BUNDLED)], key).archive)
+    wanted = engines.opa_configuration("http://127.0.0.1", "unused", "unused", key)
+    signing = {"keyid": KEY_ID, "scope": SCOPE}
+    wanted["bundles"] = {BUNDLE_NAME: {"resource": bundle.as_uri(), "signing": signing}}
+    config.write_text(json.dumps(wanted))
+    return config
+
+
 @contextmanager
-def _opa(binary: str, folder: Path) -> Iterator[str]:
+def _opa(binary: str, folder: Path, *, config: Path | None = None) -> Iterator[str]:
     """A server on this machine; yields its URL."""
     address = f"127.0.0.1:{free_port()}"
     options = ["--addr", address, "--skip-version-check", "--log-level", "error"]
-    with (folder / "opa.log").open("wb") as log:
+    options += ["--config-file", str(config)] if config else []
+    with (folder / "opa.log").open("ab") as log:
         server = spawn([binary, "run", "--server", *options], stdout=log, stderr=log, cwd=folder)
     try:
-        servers.wait_until(lambda: _answers(f"http://{address}/health"), what="OPA")
+        servers.wait_until(lambda: _answers(f"http://{address}/health?bundles"), what="OPA")
         yield f"http://{address}"
     finally:
         stop(server)
