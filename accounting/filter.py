@@ -9,6 +9,7 @@ orders but one and lives by the same rule. This module must never see a float.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from accounting.budget import Terms
@@ -29,7 +30,9 @@ def add(first: Sequence[int], second: Sequence[int]) -> Vector:
     Raises:
         Refused: `price_overflow` where a sum does not fit 64 bits.
     """
-    total = tuple(a + b for a, b in zip(first, second, strict=True))
+    if len(first) != len(second):
+        raise ValueError(f"Expected two vectors of one length, not {len(first)} and {len(second)}")
+    total = tuple(map(operator.add, first, second))
     if max(total) > rdp.INT64_MAX:
         raise price_overflow("the sum of costs does not fit 64 bits")
     return total

@@ -10,13 +10,12 @@ import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 
 
 def new_id(prefix: str) -> str:
     """`prefix_` and 26 characters, for example `job_01kg…`."""
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    characters = []
-    for _ in range(26):
-        number, index = divmod(number, 32)
-        characters.append(_ALPHABET[index])
-    return f"{prefix}_{''.join(reversed(characters))}"
+    characters = "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    return f"{prefix}_{characters}"

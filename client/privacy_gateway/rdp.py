@@ -362,6 +362,9 @@ def epsilon_spent(epsilon_nano: int, limit: Sequence[int], spent: Iterable[int])
     vector = tuple(spent)
     if not any(vector):
         return 0
-    room = max(bound - part for bound, part in zip(limit, vector, strict=True) if bound >= 0)
+    if len(vector) != len(limit):
+        raise ValueError(f"Expected {len(limit)} orders, not {len(vector)}")
+    rooms = map(operator.sub, limit, vector)
+    room: int = max(left for bound, left in zip(limit, rooms, strict=True) if bound >= 0)
     pico = epsilon_nano * (PICO // NANO) - room
     return max(0, -(-pico // (PICO // NANO)))
