@@ -15,7 +15,7 @@ from jobs import floors
 from jobs.denials import rule_of
 from jobs.principal import Principal
 from jobs.proposal import Proposal, propose
-from jobs.questions import question_of
+from jobs.questions import question_again, question_of
 from jobs.services import Services
 from jobs.settings import Settings
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
@@ -107,7 +107,10 @@ def again(
     proposal = first.proposal
     if _price_moved(first.situation, situation):
         proposal = propose(services.settings, situation, proposal.request)
-    asked = question_of(principal, situation, proposal, request_id, now)
+    if proposal is first.proposal and _same_place(first.situation, situation):
+        asked = question_again(first.asked, principal, situation, proposal, request_id, now)
+    else:
+        asked = question_of(principal, situation, proposal, request_id, now)
     decision = ask.carried(first.decision, situation.revision, first.asked, asked)
     if decision is None:
         decision = ask.ask(
@@ -126,6 +129,19 @@ def _price_moved(first: Situation, second: Situation) -> bool:
         first.dataset is not second.dataset
         or before.clients != after.clients
         or before.terms.delta != after.terms.delta
+    )
+
+
+def _same_place(first: Situation, second: Situation) -> bool:
+    """Whether policy, data set and people are the same, as `questions.question_again` needs."""
+    before, after = first.balance, second.balance
+    return (
+        first.dataset is second.dataset
+        and (first.revision.id, first.revision.number)
+        == (second.revision.id, second.revision.number)
+        and (before.population_id, before.clients, before.privacy_unit)
+        == (after.population_id, after.clients, after.privacy_unit)
+        and before.terms.delta == after.terms.delta
     )
 
 

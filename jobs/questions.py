@@ -7,6 +7,7 @@ depend on a client's data. ε goes as whole nano-units: costs rounded up, what r
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypedDict
 
 from accounting import curve
 from accounting import filter as budget_filter
@@ -16,6 +17,7 @@ from jobs.proposal import Proposal
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
 from policies import question
 from policies.question import Question
+from privacy_gateway.schemas import Algorithm
 
 
 def question_of(
@@ -28,10 +30,6 @@ def question_of(
     """Everything the owner's rules may know."""
     dataset, revision = situation.dataset, situation.revision
     return question.build(
-        request_id=request_id,
-        kind=proposal.request.kind,
-        at=now,
-        subject=question.SubjectFacts(principal.id, (principal.role,), principal.organisation),
         dataset=question.DatasetFacts(
             id=dataset.id,
             population=situation.balance.population_id,
@@ -40,22 +38,67 @@ def question_of(
             tags=tuple(dataset.tags),
         ),
         job=_job_facts(proposal),
-        cost=_cost_facts(situation, proposal),
-        budget=_budget_facts(situation),
-        history=question.HistoryFacts(
+        policy_id=revision.id,
+        policy_version=revision.number,
+        **_moving(principal, situation, proposal, request_id, now),
+    )
+
+
+def question_again(
+    first: Question,
+    principal: Principal,
+    situation: Situation,
+    proposal: Proposal,
+    request_id: str,
+    now: datetime,
+) -> Question:
+    """`question_of`, where data set, revision, population's terms and proposal are the first's."""
+    return question.at_moment(first, **_moving(principal, situation, proposal, request_id, now))
+
+
+class _Moving(TypedDict):
+    request_id: str
+    kind: question.Kind
+    at: datetime
+    subject: question.SubjectFacts
+    cost: question.CostFacts
+    budget: question.BudgetFacts
+    history: question.HistoryFacts
+
+
+def _moving(
+    principal: Principal,
+    situation: Situation,
+    proposal: Proposal,
+    request_id: str,
+    now: datetime,
+) -> _Moving:
+    """What is otherwise at another moment."""
+    spent = spent_nano(situation.balance)
+    return {
+        "request_id": request_id,
+        "kind": proposal.request.kind,
+        "at": now,
+        "subject": question.SubjectFacts(principal.id, (principal.role,), principal.organisation),
+        "cost": _cost_facts(situation, proposal, spent),
+        "budget": _budget_facts(situation, spent),
+        "history": question.HistoryFacts(
             jobs_by_subject=situation.history.jobs,
             charged_epsilon_nano_by_subject=situation.history.charged_nano,
             last_job_time=situation.history.last_job_at,
         ),
-        policy_id=revision.id,
-        policy_version=revision.number,
-    )
+    }
+
+
+def _algorithm(algorithm: Algorithm) -> str:
+    """The algorithm's name; with a trainer of the operator's, one that no rule allows unasked."""
+    return algorithm.name + (f":{algorithm.trainer}" if algorithm.trainer else "")
 
 
 def _job_facts(proposal: Proposal) -> question.JobFacts:
     request, spec = proposal.request, proposal.request.model.architecture
     return question.JobFacts(
-        algorithm=request.algorithm.name,
+        algorithm=_algorithm(request.algorithm),
         purpose=request.purpose,
         project=request.project or "",
         rounds=request.rounds,
@@ -72,25 +115,25 @@ def _job_facts(proposal: Proposal) -> question.JobFacts:
     )
 
 
-def _cost_facts(situation: Situation, proposal: Proposal) -> question.CostFacts:
+def _cost_facts(situation: Situation, proposal: Proposal, spent: int) -> question.CostFacts:
     compute = proposal.compute
     return question.CostFacts(
         accountant=curve.ENGINE,
         delta=situation.balance.terms.delta_float,
         epsilon_nano=proposal.epsilon_nano,
-        budget_epsilon_nano_before=spent_nano(situation.balance),
+        budget_epsilon_nano_before=spent,
         budget_epsilon_nano_after=spent_nano(situation.balance, proposal.cost),
         compute=question.ComputeFacts(compute["client_updates"], compute["cpu_seconds_estimate"]),
     )
 
 
-def _budget_facts(situation: Situation) -> question.BudgetFacts:
+def _budget_facts(situation: Situation, spent: int) -> question.BudgetFacts:
     balance, share = situation.balance, situation.share
     charged_only = budget_filter.epsilon_spent_nano(balance.terms, balance.charged)
     return question.BudgetFacts(
         epsilon_nano=balance.terms.epsilon_nano,
-        remaining_epsilon_nano=left_nano(balance),
-        reserved_epsilon_nano=spent_nano(balance) - charged_only,
+        remaining_epsilon_nano=max(0, balance.terms.epsilon_nano - spent),
+        reserved_epsilon_nano=spent - charged_only,
         quota=_quota_facts(share),
         project_quota=_quota_facts(situation.project),
     )

@@ -131,11 +131,15 @@ class HistoryFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The document, its canonical bytes and their SHA-256 (hex)."""
+    """The document, its canonical bytes and their SHA-256 (hex).
+
+    `parts` are the bytes member by member, where the document was made here and not read.
+    """
 
     document: Mapping[str, Any]
     canonical: bytes
     digest: str = field(default="")
+    parts: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Question:
@@ -144,7 +148,11 @@ class Question:
         Raises:
             Refused: `too_large` beyond 64 KB.
         """
-        data = canonical.dumps(document, floats=True)
+        return cls._of_parts(document, canonical.members(document, floats=True))
+
+    @classmethod
+    def _of_parts(cls, document: Mapping[str, Any], parts: Mapping[str, bytes]) -> Question:
+        data = canonical.joined(parts)
         if len(data) > LARGEST_QUESTION:
             error = FieldError("job", f"makes a policy question of {len(data)} bytes")
             raise Refused(
@@ -152,7 +160,18 @@ class Question:
                 f"the policy question has {len(data)} bytes; at most {LARGEST_QUESTION}",
                 errors=[error],
             )
-        return cls(document, data, hashlib.sha256(data).hexdigest())
+        return cls(document, data, hashlib.sha256(data).hexdigest(), parts)
+
+    def replaced(self, members: Mapping[str, Any]) -> Question:
+        """The question with these members, whose other members are not written again.
+
+        Raises:
+            Refused: `too_large` beyond 64 KB.
+        """
+        kept = self.parts or canonical.members(self.document, floats=True)
+        return self._of_parts(
+            {**self.document, **members}, {**kept, **canonical.members(members, floats=True)}
+        )
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Question:
@@ -197,23 +216,41 @@ def build(
     return Question.of_document(
         {
             "schema": SCHEMA,
-            "request": {"id": request_id, "kind": kind, **moment_of(at)},
-            "subject": _plain(subject),
             "dataset": _plain(dataset),
             "job": _plain(job),
-            "cost": _plain(cost),
-            "budget": _budget(budget),
-            "history": _history(history),
+            **_moving(request_id, kind, at, subject, cost, budget, history),
             "derived": _derived(job, dataset, cost),
             "policy": {"id": policy_id, "version": policy_version},
         }
     )
 
 
+def at_moment(
+    question: Question,
+    *,
+    request_id: str,
+    kind: Kind,
+    at: datetime,
+    subject: SubjectFacts,
+    cost: CostFacts,
+    budget: BudgetFacts,
+    history: HistoryFacts,
+) -> Question:
+    """The question about the same job on the same data set at another moment.
+
+    It equals what `build` would make, where the population's number and δ, the data set, the job
+    and the policy are those of `question`; see `build` for the arguments.
+
+    Raises:
+        Refused: `too_large` beyond 64 KB.
+        ValueError: a number that is not finite, or a time without a zone.
+    """
+    return question.replaced(_moving(request_id, kind, at, subject, cost, budget, history))
+
+
 def for_policy(question: Question, policy_id: str, policy_version: int) -> Question:
     """The same question, asked of another revision (dry run, replay)."""
-    policy = {"id": policy_id, "version": policy_version}
-    return Question.of_document({**question.document, "policy": policy})
+    return question.replaced({"policy": {"id": policy_id, "version": policy_version}})
 
 
 @cache
@@ -229,6 +266,12 @@ def moment_of(at: datetime) -> dict[str, Any]:
     Raises:
         ValueError: a time without a zone.
     """
+    return dict(_moment(at))
+
+
+@lru_cache(maxsize=64)
+def _moment(at: datetime) -> Mapping[str, Any]:
+    """Equal times of different zones are one moment, and a group of jobs has one time."""
     if at.tzinfo is None:
         raise ValueError("a time without a zone has no place in a question")
     moment = at.astimezone(UTC)
@@ -237,6 +280,25 @@ def moment_of(at: datetime) -> dict[str, Any]:
         "time_ns": micros(moment) * 1000,
         "weekday": _WEEKDAYS[moment.weekday()],
         "minute_of_day_utc": moment.hour * 60 + moment.minute,
+    }
+
+
+def _moving(
+    request_id: str,
+    kind: Kind,
+    at: datetime,
+    subject: SubjectFacts,
+    cost: CostFacts,
+    budget: BudgetFacts,
+    history: HistoryFacts,
+) -> dict[str, Any]:
+    """The members that are others at another moment."""
+    return {
+        "request": {"id": request_id, "kind": kind, **moment_of(at)},
+        "subject": _plain(subject),
+        "cost": _plain(cost),
+        "budget": _budget(budget),
+        "history": _history(history),
     }
 
 

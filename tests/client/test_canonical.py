@@ -30,6 +30,22 @@ def test_the_order_of_keys_does_not_matter(members: dict[str, int]) -> None:
     assert canonical.digest(members) == canonical.digest(turned)
 
 
+@given(
+    st.dictionaries(st.text(max_size=5), _values | st.floats(allow_nan=False, allow_infinity=False))
+)
+def test_an_object_joined_of_its_members_is_the_object(value: dict[str, object]) -> None:
+    parts = canonical.members(value, floats=True)
+    turned = dict(reversed(list(parts.items())))
+    assert canonical.joined(turned) == canonical.dumps(value, floats=True)
+
+
+def test_no_member_may_hold_a_float_where_none_is_allowed() -> None:
+    with pytest.raises(TypeError):
+        canonical.members({"a": [1, {"b": 0.5}]})
+    with pytest.raises(TypeError):
+        canonical.members({"a": 0.5})
+
+
 @pytest.mark.parametrize(
     ("text", "field"),
     [

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kit.clock import from_micros
 from policies import question as asked
 from policies.question import Question, for_policy, input_schema
+from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
 from tests.support.questions import MOMENT, question
 
@@ -148,3 +149,21 @@ def test_another_revision_is_asked_the_same() -> None:
     other = for_policy(question(), "pol_2", 7)
     assert other.document["policy"] == {"id": "pol_2", "version": 7}
     assert other.document["job"] == question().document["job"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_question_at_another_moment_is_the_one_built_anew(stored: bool) -> None:
+    first = asked.build(**BASE)
+    if stored:
+        first = Question.of_bytes(first.canonical)
+    moved = {
+        "request_id": "job_2",
+        "at": MOMENT + timedelta(hours=9),
+        "subject": asked.SubjectFacts("usr_2", ("owner",), ""),
+        "cost": replace(BASE["cost"], budget_epsilon_nano_before=5, budget_epsilon_nano_after=6),
+        "budget": asked.BudgetFacts(8, 3, 5, asked.QuotaFacts(2, 1)),
+        "history": asked.HistoryFacts(3, 4, MOMENT),
+    }
+    fresh = asked.build(**(BASE | moved))
+    assert asked.at_moment(first, kind="train", **moved) == fresh
+    assert fresh.canonical == canonical.dumps(fresh.document, floats=True)
