@@ -103,16 +103,9 @@ class Book:
             shares.append(self.share(population_id, project, "project"))
         purse = Purse(before, tuple(shares), self.target(population_id, block))
         drawn = reservations.affordable(purse, price, rounds)
-        body = reservations.bearing(
-            price.mechanism.canonical(),
-            price.mechanism_digest,
-            price.per_round,
-            rounds,
-            job_id,
-            researcher_id,
-            facts,
-        )
-        self._post(before, drawn.balance, "reserve", now, body | drawn.facts())
+        body = reservations.whose(job_id, researcher_id, facts) | {"rounds": rounds}
+        priced = reservations.written(price, rounds)
+        self._post(before, drawn.balance, "reserve", now, body | drawn.facts(), priced)
         self._take(drawn)
         self._reservations.append(
             reservations.row(purse, job_id, researcher_id, price, rounds, (now, lease_expires_at))
@@ -171,9 +164,15 @@ class Book:
             self._moved.add((population_id, name))
 
     def _post(
-        self, before: Balance, after: Balance, kind: str, now: datetime, body: Mapping[str, Any]
+        self,
+        before: Balance,
+        after: Balance,
+        kind: str,
+        now: datetime,
+        body: Mapping[str, Any],
+        written: Mapping[str, bytes] | None = None,
     ) -> None:
-        row = posting.sealed(before, after, kind=kind, now=now, body=body)
+        row = posting.sealed(before, after, kind=kind, now=now, body=body, written=written)
         self._entries.append(row)
         self._now[before.population_id] = replace(
             after, version=before.version + 1, head_seq=row["seq"], head_hash=row["hash"]

@@ -22,7 +22,7 @@ from accounting.errors import conflict, invalid
 from accounting.mechanism import Mechanism
 from accounting.tables import ENTRY, POPULATION, RESERVATION
 from kit.clock import from_micros, micros
-from privacy_gateway import chain, rdp
+from privacy_gateway import canonical, chain, rdp
 from privacy_gateway.errors import Refused
 
 # Built once: composing a statement costs more than running it.
@@ -215,15 +215,30 @@ def post(
 
 
 def sealed(
-    before: Balance, after: Balance, *, kind: str, now: datetime, body: Mapping[str, Any]
+    before: Balance,
+    after: Balance,
+    *,
+    kind: str,
+    now: datetime,
+    body: Mapping[str, Any],
+    written: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """The row of the entry that takes a locked population from `before` to `after`, for `APPEND`.
 
-    Whoever stores it stores the balance too; see `accounting.book`.
+    Whoever stores it stores the balance too; see `accounting.book`. `written` are further members
+    of the body that the query columns do not hold, as `members` wrote them.
     """
     leaf = _leaf(before, after, kind, now, body)
-    raw = chain.leaf_bytes(leaf)
+    parts = canonical.members(leaf)
+    raw = canonical.joined({**parts, **(written or {})})
     return _row(leaf, raw, before.head_hash, chain.seal(before.head_hash, raw))
+
+
+def members(body: Mapping[str, Any]) -> dict[str, bytes]:
+    """Members of a leaf as `sealed` would write them, for whoever writes them often."""
+    return canonical.members(
+        {name: _plain(value) for name, value in body.items() if value is not None}
+    )
 
 
 def store(session: Session, before: Balance, after: Balance) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from accounting.blocks import EVERYBODY, Block, Target
 from accounting.curve import ENGINE, Price
 from accounting.errors import budget_exceeded, conflict, frozen, quota_exceeded
 from accounting.filter import Vector
-from accounting.mechanism import MAX_ROUNDS, check_count
+from accounting.mechanism import MAX_ROUNDS, Mechanism, check_count
 from accounting.posting import Balance
 from accounting.quotas import QuotaBalance
 from accounting.tables import ENTRY, RESERVATION
@@ -134,7 +135,7 @@ def row(
         "researcher_id": researcher_id,
         "project": purse.project,
         "block": purse.target.name,
-        "mechanism": canonical.dumps(price.mechanism.canonical()).decode(),
+        "mechanism": _mechanism_text(price.mechanism),
         "mechanism_digest": price.mechanism_digest,
         "per_round": price.per_round,
         "whole": price.mechanism.whole,
@@ -295,15 +296,44 @@ def bearing(
 ) -> dict[str, Any]:
     """Members every charge-bearing entry carries; `digest` is the mechanism's."""
     return {
+        **whose(job_id, researcher_id, facts),
+        "rounds": rounds,
+        **_priced(mechanism, digest, per_round, rounds),
+    }
+
+
+def whose(job_id: str, researcher_id: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of `bearing` that are each job's own."""
+    return {
         "job": job_id,
         "researcher": researcher_id,
         "actor": facts.get("actor"),
+        "facts": dict(facts),
+    }
+
+
+@lru_cache(maxsize=4096)
+def written(price: Price, rounds: int) -> Mapping[str, bytes]:
+    """The members of `bearing` that equal prices share, but `rounds`, as a leaf has them."""
+    mechanism = price.mechanism
+    return posting.members(
+        _priced(mechanism.canonical(), price.mechanism_digest, price.per_round, rounds)
+    )
+
+
+def _priced(
+    mechanism: Mapping[str, Any], digest: str, per_round: tuple[int, ...], rounds: int
+) -> dict[str, Any]:
+    return {
         "mechanism": dict(mechanism),
         "mechanism_digest": digest,
         "event": rdp.event_text(mechanism),
         "engine": ENGINE,
         "per_round": list(per_round),
-        "rounds": rounds,
         "cost": [part * rounds for part in per_round],
-        "facts": dict(facts),
     }
+
+
+@lru_cache(maxsize=4096)
+def _mechanism_text(mechanism: Mechanism) -> str:
+    return canonical.dumps(mechanism.canonical()).decode()

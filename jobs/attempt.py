@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from jobs.judgement import Judgement
 from jobs.principal import Principal
 from jobs.tables import Job
 from kit.clock import micros
+from policies.verdict import Obligations
 from privacy_gateway import canonical
 from privacy_gateway.schemas import JobRequest, JobView
 
@@ -68,9 +70,9 @@ Settled = Outcome | Denied
 
 
 def job_row(
-    attempt: Attempt, judged: Judgement, decision_id: str, ordinal: int, now: datetime
+    attempt: Attempt, judged: Judgement, decision: dict[str, Any], ordinal: int, now: datetime
 ) -> dict[str, Any]:
-    """The columns of a job that was just submitted."""
+    """The columns of a job that was just submitted; `decision` is the row it is recorded by."""
     principal, request, facts = attempt.principal, attempt.request, judged.situation
     verdict, proposal = judged.decision.verdict, judged.proposal
     approve_before = approvals.approve_before(verdict.approvals, now)
@@ -99,14 +101,19 @@ def job_row(
         "delta": facts.balance.terms.delta,
         "policy_revision_id": facts.revision.id,
         "policy_revision": facts.revision.number,
-        "decision_id": decision_id,
-        "decision_digest": judged.decision.digest,
-        "obligations": canonical.dumps(verdict.obligations.as_dict()).decode(),
+        "decision_id": decision["id"],
+        "decision_digest": decision["digest"],
+        "obligations": _obligations_text(verdict.obligations),
         "approvals": approvals.demands_text(verdict.approvals),
         "approve_before": None if approve_before is None else micros(approve_before),
         "created_at": micros(now),
         "updated_at": micros(now),
     }
+
+
+@lru_cache(maxsize=1024)
+def _obligations_text(obligations: Obligations) -> str:
+    return canonical.dumps(obligations.as_dict()).decode()
 
 
 def job_of(row: dict[str, Any]) -> Job:

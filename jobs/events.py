@@ -61,7 +61,7 @@ def row(
     job_id: str, seq: int, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The columns of an event."""
-    text = canonical.dumps(dict(body or {}), floats=True).decode()
+    text = canonical.dumps(dict(body), floats=True).decode() if body else "{}"
     return {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
 
 

@@ -196,7 +196,7 @@ class _Group:
         whose = (attempt.population_id, attempt.principal.id)
         lasting = timedelta(seconds=self._services.settings.reservation_seconds)
         ordinal = self._pasts[whose].ordinal + 1
-        row = job_row(attempt, judged, decision["id"], ordinal, self._now)
+        row = job_row(attempt, judged, decision, ordinal, self._now)
         events, hints = states.started(row, judged.decision.verdict.approvals, now=self._now)
         outcome = Outcome(job_view(self._session, job_of(row)), replayed=False)
         self._book.reserve(

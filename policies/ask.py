@@ -51,11 +51,14 @@ class Decision:
     @property
     def digest(self) -> str:
         """SHA-256 over verdict, input, policy and library; equal on equal engines."""
-        return canonical.digest(self._facts(), floats=True)
+        parts = canonical.members(self._facts())
+        return canonical.digest_of(canonical.joined({**parts, "verdict": self._verdict()}))
+
+    def _verdict(self) -> bytes:
+        return b'"verdict":' + self.verdict.canonical()
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "verdict": self.verdict.as_dict(),
             "code": self.code,
             "fault": self.fault,
             "input": self.input_digest,

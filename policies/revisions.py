@@ -204,7 +204,7 @@ def decision_row(
         "code": decision.code,
         "fault": None if decision.fault is None else str(decision.fault),
         "detail": decision.detail,
-        "verdict": canonical.dumps(decision.verdict.as_dict(), floats=True).decode(),
+        "verdict": decision.verdict.canonical().decode(),
         "input": decision.input_bytes.decode(),
         "input_digest": decision.input_digest,
         "digest": decision.digest,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from policies.errors import Fault, Undecided
@@ -112,6 +113,18 @@ class Verdict:
             "approvals": [approval.as_dict() for approval in self.approvals],
             "obligations": self.obligations.as_dict(),
         }
+
+    def canonical(self) -> bytes:
+        """Canonical JSON of `as_dict`."""
+        # Verdicts without a limit are told apart by `==`; True and 1 are the same limit to it.
+        return _written(self) if self.denials else _plain_verdict(self)
+
+
+def _written(verdict: Verdict) -> bytes:
+    return canonical.dumps(verdict.as_dict(), floats=True)
+
+
+_plain_verdict = lru_cache(maxsize=1024)(_written)
 
 
 def denied(code: str, message: str, *, at: str = "policy") -> Verdict:
