@@ -95,7 +95,7 @@ class Owner:
             answer = self._connection.post("/v1/datasets", body)
         else:
             answer = self._upload(described, Path(file))
-        return Dataset(DatasetView.model_validate(answer))
+        return Dataset(DatasetView.model_validate(answer), self._connection)
 
     def freeze_dataset(self, dataset_id: str, *, reason: str) -> DatasetView:
         """Withdraw a version of a data set from jobs; its people's budget stays open."""
