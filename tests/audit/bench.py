@@ -142,6 +142,7 @@ class Bench:
         start: how sandboxes begin.
         shards: threads in a sandbox.
         public: whether there is a public test set.
+        block: rounds that are charged together.
     """
 
     engine: PolicyEngine
@@ -149,14 +150,15 @@ class Bench:
     start: Start
     shards: int = 1
     public: bool = False
+    block: int = 200
     _answers: dict[bytes, Any] = field(default_factory=dict)
     _stores: dict[str, Path] = field(default_factory=dict)
     _templates: dict[int, Market] = field(default_factory=dict)
     _count: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def with_start(self, start: Start) -> Bench:
-        """The same bench with other sandboxes, and no memory of their answers to come."""
-        return replace(self, start=start, _answers={})
+    def forgetting(self, **changes: Any) -> Bench:
+        """The same bench with some attributes changed, and without memory of any answer."""
+        return replace(self, _answers={}, **changes)
 
     def run(
         self,
@@ -213,7 +215,7 @@ class Bench:
         settings = model.services.settings.model_copy(update={"state_dir": folder})
         services = replace(model.services, settings=settings, database=database)
         try:
-            yield replace(model, services=repeatable(services))
+            yield replace(model, services=repeatable(services, self.block))
         finally:
             database.close()
 
@@ -259,10 +261,10 @@ def body(market: Market, **changes: Any) -> dict[str, Any]:
     return markets.body(market.dataset_id, **modest | changes)
 
 
-def repeatable(services: Services) -> Services:
+def repeatable(services: Services, block: int) -> Services:
     """Ids that are the same in every gateway: the public seed of a job follows from its id."""
     numbers = itertools.count(1)
-    settings = services.settings.model_copy(update={"rounds_per_block": 200})
+    settings = services.settings.model_copy(update={"rounds_per_block": block})
     return replace(
         services, settings=settings, new_id=lambda prefix: f"{prefix}_{next(numbers):026d}"
     )

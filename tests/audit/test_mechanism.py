@@ -200,7 +200,7 @@ def test_a_mutant_of_the_clip_is_found(
     monkeypatch.setattr(start, "_IMPORTABLE", (tmp_path / "rooms",))
     wrong = Zygote()
     try:
-        moved = mechanism.distances(bench.with_start(wrong), SLOW)
+        moved = mechanism.distances(bench.forgetting(start=wrong), SLOW)
     finally:
         wrong.close()
     assert any(1.2 * mechanism.CLIP < distance < math.inf for distance in moved), moved
