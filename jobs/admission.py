@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from jobs import counter, evaluations, judgement, keys, runnable, situation
+from jobs import counter, initial, judgement, keys, runnable, situation
 from jobs.attempt import Attempt, Outcome, Settled
 from jobs.principal import Principal
 from jobs.refusal import refusal_of
@@ -59,7 +59,7 @@ def submit(
         if known is not None:
             return known
         seen = situation.read(session, principal, request.dataset, project=request.project)
-        evaluations.refuse_unknown(session, principal, request)
+        initial.refuse_unknown(session, principal, request)
     job_id = services.new_id("job")
     attempt = Attempt(
         principal=principal,

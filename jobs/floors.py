@@ -72,7 +72,7 @@ def refuse_evaluation(request: JobRequest) -> None:
     """
     if request.kind != "evaluate":
         return
-    if request.initial is None:
+    if request.initial is None or request.initial.job is None:
         raise invalid("initial", "an evaluation names the job whose released model it measures")
     if request.rounds != 1:
         raise invalid("rounds", "an evaluation is one release", value=request.rounds, limit=1)

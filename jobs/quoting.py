@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from accounting import calibrate, curve
-from jobs import counter, evaluations, judgement, runnable, situation
+from jobs import counter, initial, judgement, runnable, situation
 from jobs.judgement import Judgement, Proposal
 from jobs.principal import Principal
 from jobs.services import Services
@@ -45,7 +45,7 @@ def quote(
     principal.require("researcher", "owner")
     with services.database.read() as session:
         known = situation.read(session, principal, request.dataset, project=request.project)
-        evaluations.refuse_unknown(session, principal, request)
+        initial.refuse_unknown(session, principal, request)
     return answer(services, principal, known, request, pld=pld, counter_offer=counter_offer)
 
 

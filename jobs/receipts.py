@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from accounting import curve, log
 from accounting.plan import TrainingPlan
 from accounting.tables import ENTRY, Population
+from jobs import starting_weights
 from jobs.proposal import plan_for
 from jobs.recheck import request_of
 from jobs.tables import Job, JobEvent, JobRelease
@@ -174,11 +175,12 @@ def _model(session: Session, job: Job) -> dict[str, Any] | None:
     if request.kind == "evaluate" and request.initial is not None:
         told = {"evaluated_job": request.initial.job, "metrics_sha256": row.digest}
         return told | {"architecture": request.model.architecture.fingerprint}
+    begun = starting_weights.provenance(session, request.initial) if request.initial else None
     return {
         "round": row.round,
         "sha256": row.digest,
         "architecture": request.model.architecture.fingerprint,
-    }
+    } | ({} if begun is None else {"initial": begun})
 
 
 def _rounded_up(epsilon: float) -> str:

@@ -50,8 +50,6 @@ def _faults(request: JobRequest) -> Iterator[FieldError]:
     yield from _outside("sampling", request.sampling, SAMPLINGS)
     yield from _outside("algorithm.name", algorithm.name, ALGORITHMS)
     yield from _outside("algorithm.clip_norm", clipping, CLIPPINGS)
-    if request.kind == "train" and request.initial is not None:
-        yield FieldError("initial", "training begins with fresh weights", request.initial.job)
     if request.kind == "train" and "dp_metrics" in request.outputs:
         why = "dp_metrics are a release of their own: ask for an evaluate job of the released model"
         yield FieldError("outputs", why, "dp_metrics")

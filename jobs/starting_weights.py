@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from jobs import tensors
 from jobs.principal import Principal
-from jobs.tables import LIVE_STATES, Job
+from jobs.tables import LIVE_STATES, Job, JobRelease
 from jobs.tables_weights import STARTING_WEIGHTS
 from kit.clock import micros
 from privacy_gateway import tensor_files
 from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.first_weights import Initial
 from privacy_gateway.layer_base import Shape
 
 # Where a request says what it begins with.
@@ -34,6 +35,7 @@ OVERHEAD_BYTES: Final = 1 << 20
 _WIDEST_NUMBER: Final = 8
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
+_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _FACTS = (
     STARTING_WEIGHTS.c.id,
     STARTING_WEIGHTS.c.shapes,
@@ -143,6 +145,22 @@ def remove(session: Session, principal: Principal, weights_id: str) -> None:
         if (json.loads(job.request).get(FIELD) or {}).get("weights") == weights_id:
             raise Refused("conflict", f"{job.id} begins with {weights_id} and is not over")
     session.execute(STARTING_WEIGHTS.delete().where(_mine(principal.id, weights_id)))
+
+
+def content(session: Session, researcher_id: str, weights_id: str) -> bytes | None:
+    """The NPZ of an upload, for a worker; None when it is gone."""
+    query = sa.select(STARTING_WEIGHTS.c.data).where(_mine(researcher_id, weights_id))
+    return session.execute(query).scalar_one_or_none()
+
+
+def provenance(session: Session, initial: Initial) -> dict[str, Any]:
+    """What a receipt says of the first weights; the digest outlives both upload and release."""
+    if initial.job is None:
+        digest = (initial.weights or "").removeprefix(PREFIX)
+        return {"kind": "upload", "weights": initial.weights, "sha256": digest}
+    newest = sa.select(_RELEASE.c.round, _RELEASE.c.digest).where(_RELEASE.c.job_id == initial.job)
+    row = session.execute(newest.order_by(_RELEASE.c.round.desc()).limit(1)).one()
+    return {"kind": "release", "job": initial.job, "round": row.round, "sha256": row.digest}
 
 
 def _mine(researcher_id: str, weights_id: str) -> sa.ColumnElement[bool]:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from accounting import ledger
-from jobs import evaluations, judgement, keys, lifecycle, runnable, settle, situation, states
+from jobs import initial, judgement, keys, lifecycle, runnable, settle, situation, states
 from jobs.attempt import Attempt, Denied, Outcome
 from jobs.judgement import Judgement
 from jobs.principal import Principal
@@ -151,7 +151,7 @@ def _attempt(
         runnable.refuse(request)
         with services.database.read() as session:
             seen = situation.read(session, principal, request.dataset, project=request.project)
-            evaluations.refuse_unknown(session, principal, request)
+            initial.refuse_unknown(session, principal, request)
         proposal = judgement.propose(services.settings, seen, request)
     except Refused as refused:
         raise member_refusal(refused, place) from refused

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from sqlalchemy.orm import Session
 
 from accounting.plan import TrainingPlan
-from jobs import blocks, catalogue, recheck, rounds, settlement, tensors
+from jobs import blocks, catalogue, initial, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
@@ -81,6 +82,7 @@ class _Work:
     store: Path
     test_store: Path | None
     heartbeat: Heartbeat
+    first_weights: Weights | None
 
 
 class _Stopping(Exception):
@@ -190,7 +192,8 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
     with services.database.read() as session:
         job = session.get_one(Job, held.job_id)
         dataset = session.get_one(Dataset, job.dataset_id)
-    request = recheck.request_of(job)
+        request = recheck.request_of(job)
+        first = _first_weights(session, job, request)
     plan = plan_for(request, dataset, clients=job.population_clients)
     store, test_store = catalogue.stores(dataset, services.settings.state_dir)
     return _Work(
@@ -204,7 +207,15 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         store=store,
         test_store=test_store,
         heartbeat=heartbeat,
+        first_weights=first,
     )
+
+
+def _first_weights(session: Session, job: Job, request: JobRequest) -> Weights | None:
+    """What the request begins with, read before anything is charged; None for the seed's."""
+    if request.initial is None or job.rounds_published:
+        return None
+    return initial.load(session, job.researcher_id, request.initial, request.model.architecture)
 
 
 def _run(work: _Work) -> None:
@@ -236,21 +247,15 @@ def _run(work: _Work) -> None:
 
 def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     """The model where it was published last, or where it begins."""
-    evaluated = work.request.initial
     with work.services.database.read() as session:
-        published = rounds.checkpoint(session, evaluated.job if evaluated else work.held.job_id)
-    if evaluated and published is not None:
-        return ServerState(_weights(published))
+        published = rounds.checkpoint(session, work.held.job_id)
     if published is None:
-        return ServerState(trainers.initial_weights())
+        return ServerState(work.first_weights or trainers.initial_weights())
     if published.server_state is not None:
         shapes = modelspec.measure(work.task.model).weight_shapes
         return ServerState.from_bytes(published.server_state, shapes)
-    return ServerState(_weights(published), step=published.round)
-
-
-def _weights(published: rounds.Checkpoint) -> Weights:
-    return [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
+    weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
+    return ServerState(weights, step=published.round)
 
 
 def _group_clients(work: _Work) -> int | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.first_weights import Initial, absent
 from privacy_gateway.modelspec import LAYER_NAMES, ModelSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -73,17 +74,12 @@ class ModelChoice(Strict):
     architecture: ModelSpec
 
 
-class Initial(Strict):
-    """An earlier job of the same researcher, whose released model is the one to begin with."""
-
-    job: Identifier
-
-
 class JobRequest(Strict):
     """What a researcher asks for. The privacy price follows from it and the population's size.
 
     `project` names a piece of work whose share of the budget the job draws on besides; one has to
-    be a member of it. `initial` names the job whose model an evaluation measures.
+    be a member of it. `initial` names the weights that training begins with, or
+    that an evaluation measures.
     """
 
     dataset: Identifier
@@ -107,7 +103,7 @@ class JobRequest(Strict):
     )
     mock: bool = False
     project: Identifier | None = None
-    initial: Initial | None = None
+    initial: Initial | None = Field(default=None, exclude_if=absent)
 
 
 class SweepRequest(Strict):
