@@ -7,8 +7,9 @@ from dp_accounting.rdp import compute_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accounting import curve
+from accounting import curve, optimum
 from accounting.mechanism import Mechanism
+from privacy_gateway import rdp
 
 
 def long_way(mechanism: Mechanism, rounds: int, delta: float) -> float:
@@ -42,3 +43,10 @@ def test_published_figures(
 ) -> None:
     mechanism = Mechanism("poisson_gaussian", noise, clients, cohort)
     assert curve.standalone_epsilon(mechanism, rounds, 1e-5) == pytest.approx(epsilon, rel=1e-12)
+
+
+@pytest.mark.parametrize("q", [1e-6, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("z", [0.2, 1.1, 50.0, 1e3])
+def test_whole_orders_at_once_are_the_second_engines_one_by_one(q: float, z: float) -> None:
+    found = optimum._whole_divergences(q, z)
+    assert found == pytest.approx([rdp.sgm_rdp(q, z, order) for order in optimum.WHOLE], rel=1e-12)
