@@ -90,7 +90,9 @@ def allows(job: Job, decision: Decision) -> bool:
         return False
     if decision.verdict.outcome != "needs_approval":
         return decision.allowed
-    given = {demand["role"]: demand["count"] for demand in json.loads(job.approvals)}
+    given: dict[str, int] = {}
+    for demand in json.loads(job.approvals):  # a role may be demanded twice; the most was met
+        given[demand["role"]] = max(demand["count"], given.get(demand["role"], 0))
     return all(given.get(demand.role, 0) >= demand.count for demand in decision.verdict.approvals)
 
 
