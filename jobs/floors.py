@@ -64,6 +64,21 @@ def refuse_proximal_mu(algorithm: Algorithm) -> None:
         raise invalid(field, f"belongs to dp_fedprox, not to {algorithm.name}", value=mu)
 
 
+def refuse_trainer(settings: Settings, request: JobRequest) -> None:
+    """Only what the operator has installed is trained with, and only where clients train at all.
+
+    Raises:
+        Refused: `invalid_request` on `algorithm.trainer`.
+    """
+    field, name = "algorithm.trainer", request.algorithm.trainer
+    if name is None:
+        return
+    if settings.trainer(name) is None:
+        raise invalid(field, "is no trainer that is installed here", value=name)
+    if request.algorithm.name not in ("dp_fedavg", "dp_ftrl") or request.kind != "train":
+        raise invalid(field, "goes with dp_fedavg and dp_ftrl, in training", value=name)
+
+
 def refuse_evaluation(request: JobRequest) -> None:
     """An evaluation is one release of metrics of a model that was released before.
 

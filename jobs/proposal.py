@@ -60,6 +60,7 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
     """
     floors.refuse_proximal_mu(request.algorithm)
     floors.refuse_evaluation(request)
+    floors.refuse_trainer(settings, request)
     size = _fitting_model(settings, situation, request)
     plan = plan_for(request, situation.dataset, clients=situation.balance.clients)
     situation.balance.check_mechanism(plan.mechanism)

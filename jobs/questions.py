@@ -17,6 +17,7 @@ from jobs.proposal import Proposal
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
 from policies import question
 from policies.question import Question
+from privacy_gateway.schemas import Algorithm
 
 
 def question_of(
@@ -89,10 +90,15 @@ def _moving(
     }
 
 
+def _algorithm(algorithm: Algorithm) -> str:
+    """The algorithm's name; with a trainer of the operator's, one that no rule allows unasked."""
+    return algorithm.name + (f":{algorithm.trainer}" if algorithm.trainer else "")
+
+
 def _job_facts(proposal: Proposal) -> question.JobFacts:
     request, spec = proposal.request, proposal.request.model.architecture
     return question.JobFacts(
-        algorithm=request.algorithm.name,
+        algorithm=_algorithm(request.algorithm),
         purpose=request.purpose,
         project=request.project or "",
         rounds=request.rounds,

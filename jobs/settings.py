@@ -21,6 +21,9 @@ from privacy_gateway.schemas import refusal_of
 
 PREFIX = "PRIVACY_GATEWAY_"
 
+_TRAINER = r"[A-Za-z0-9_.-]{1,100}=[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+TRAINERS = rf"^({_TRAINER}(,{_TRAINER})*)?$"
+
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
@@ -71,6 +74,9 @@ class Settings(BaseSettings):
         maximum_flops_per_round: cap on the training arithmetic of one round.
         maximum_upload_bytes: largest data file taken over HTTP.
         import_directories: server-side directories data may be registered from, `:`-separated.
+        trainers: local training that is installed beside the algorithms' own, as `name=module:Class`
+            separated by commas; classes of `worker.training.algorithms.custom.Trainer` in packages
+            of the worker's environment. Nothing else is ever imported into a sandbox.
         witness_path: file of the log's newest checkpoint, best on another volume than the
             database; `witness/checkpoint` below `state_dir` when unset. A database that is older
             than this file is not served.
@@ -127,6 +133,7 @@ class Settings(BaseSettings):
     maximum_flops_per_round: int = Field(default=10**15, ge=1)
     maximum_upload_bytes: int = Field(default=1 << 30, ge=1)
     import_directories: str = ""
+    trainers: str = Field(default="", pattern=TRAINERS)
 
     witness_path: Path | None = None
     alive_file: Path | None = None
@@ -135,6 +142,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database URL in force: the configured one, else SQLite below `state_dir`."""
         return self.database_url or f"sqlite:///{self.state_dir / 'gateway.sqlite3'}"
+
+    def trainer(self, name: str) -> str | None:
+        """Where an installed trainer is, `module:Class`; None for one that is not installed."""
+        pairs = (part.partition("=") for part in self.trainers.split(",") if part)
+        return {key: place for key, _, place in pairs}.get(name)
 
     def witness(self) -> Path:
         """The witness file in force."""

@@ -203,7 +203,7 @@ def _prepare(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         plan=plan,
         request=request,
         stepper=Stepper(plan, ServerOptimizer(**request.algorithm.server_optimizer.model_dump())),
-        task=training_task(job.id, request, plan, dataset),
+        task=training_task(job.id, request, plan, dataset, trainer=_installed(services, request)),
         store=store,
         test_store=test_store,
         heartbeat=heartbeat,
@@ -216,6 +216,15 @@ def _first_weights(session: Session, job: Job, request: JobRequest) -> Weights |
     if request.initial is None or job.rounds_published:
         return None
     return initial.load(session, job.researcher_id, request.initial, request.model.architecture)
+
+
+def _installed(services: Services, request: JobRequest) -> str | None:
+    """Where the job's own trainer is; one that is gone since admission must not be replaced."""
+    name = request.algorithm.trainer
+    place = None if name is None else services.settings.trainer(name)
+    if name is not None and place is None:
+        raise LookupError("a trainer that is not installed any more")
+    return place
 
 
 def _run(work: _Work) -> None:

@@ -15,7 +15,12 @@ from worker.task import TrainingTask
 
 
 def training_task(
-    job_id: str, request: JobRequest, plan: TrainingPlan, dataset: Dataset
+    job_id: str,
+    request: JobRequest,
+    plan: TrainingPlan,
+    dataset: Dataset,
+    *,
+    trainer: str | None = None,
 ) -> TrainingTask:
     """What the sandbox is told; numbers that were priced come from the plan."""
     algorithm = request.algorithm
@@ -29,6 +34,7 @@ def training_task(
             "client_optimizer": algorithm.client_optimizer.model_dump(),
             "local_epochs": algorithm.local_epochs,
             "batch_size": algorithm.batch_size,
+            "trainer": trainer,
             "clip_norm": plan.clip_norm or INITIAL_CLIP_NORM,
             "count_unclipped": plan.clip_norm is None,
             "release": "evaluation" if plan.release == "evaluation" else "update",

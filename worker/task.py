@@ -41,6 +41,8 @@ class TrainingTask(BaseModel):
         event: the mechanism that was priced; an algorithm with another one refuses to run.
         clip_norm: C, bound on the L2 norm of one client's whole update; the first one where it
             adapts.
+        trainer: where local training that the operator installed is, `module:Class`; the
+            algorithm's own otherwise.
         count_unclipped: also sum, for adaptive clipping, +½ for each client within C and −½ for
             each beyond.
         examples_per_client: public cap; a client with more takes part with a random choice of them.
@@ -59,6 +61,7 @@ class TrainingTask(BaseModel):
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
     clip_norm: Positive
+    trainer: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     count_unclipped: bool = False
     release: Literal["update", "evaluation"] = "update"
     proximal_mu: Annotated[float, Field(ge=0, le=1e6)] = 0.0

@@ -57,6 +57,8 @@ class Algorithm(Strict):
 
     `clip_norm` is the L2 bound C on one client's whole update; `"adaptive"` follows Andrew et al.
     2021. `proximal_mu`, above 0, belongs to dp_fedprox alone, which cannot do without it.
+    `trainer` names local training that the operator has installed in the place of the algorithm's
+    own; clipping, sum, noise and price stay the same.
     """
 
     name: Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
@@ -66,6 +68,7 @@ class Algorithm(Strict):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"] = 1.0
     proximal_mu: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    trainer: Identifier | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class ModelChoice(Strict):

@@ -13,6 +13,7 @@ from kit.ragged import Manifest, RaggedStore
 from worker.task import TrainingTask
 from worker.training import models
 from worker.training.algorithms import (  # noqa: F401 - register
+    custom,
     dp_fedavg,
     dp_fedprox,
     dp_fedsgd,
@@ -67,7 +68,10 @@ class Session:
         """What one client computes."""
         if self._task.release == "evaluation":
             return client_totals(self._task, self._model)
-        return algorithm_of(self._task).local(self._task, self._model)
+        algorithm = algorithm_of(self._task)
+        if self._task.trainer is not None:
+            return custom.local(self._task, self._model, [w.shape for w in self._model.weights])
+        return algorithm.local(self._task, self._model)
 
     def _training(self, store: RaggedStore) -> FederatedRound:
         """The rounds over a store of clients."""

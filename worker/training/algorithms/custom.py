@@ -1,0 +1,82 @@
+"""Local training that an operator installs, inside the same clipping boundary as our own.
+
+A class of `Trainer` says how one client's data becomes one update, as graph code. Everything that
+privacy rests on lies outside of it and does not change: the update is clipped to C, summed in
+integers, noised on the trusted side, charged as its algorithm's event. So a trainer can be useless,
+but it cannot make a client count for more. It runs in the sandbox, imports from the worker's own
+packages alone, and keeps nothing from one client to the next. What it must not do is fail by data
+(`tf.debugging.assert_*`): a job that dies by a record has told about it.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, get_args
+
+import tensorflow as tf
+
+from worker.task import Event, TrainingTask
+from worker.training.algorithms.registry import ClientRows, LocalUpdate
+from worker.training.models import Model
+
+Tensors = list[Any]
+
+
+class Trainer(ABC):
+    """Base of installed local training; built once a job.
+
+    Attributes:
+        events: the mechanisms it may run under, as `worker.task.Event`; a class that declares none
+            cannot be loaded.
+    """
+
+    events: ClassVar[tuple[Event, ...]] = ()
+
+    def __init__(self, task: TrainingTask, model: Model) -> None:
+        """Keep the job's public numbers and its model.
+
+        Args:
+            task: what the sandbox was told.
+            model: loss and metrics as functions of the weights.
+        """
+        self.task = task
+        self.model = model
+
+    @abstractmethod
+    def update(self, weights: Tensors, rows: ClientRows) -> Tensors:
+        """One client's raw update, in the structure of the weights.
+
+        Called once, while the graph is traced; loops over examples are `tf.while_loop`.
+
+        Args:
+            weights: the round's weights, float32 tensors.
+            rows: the client's place in the slice; it may have no row at all.
+        """
+
+
+def local(task: TrainingTask, model: Model, shapes: Sequence[tuple[int, ...]]) -> LocalUpdate:
+    """The task's trainer as a local update.
+
+    Raises:
+        LookupError: there is no such class, it is no `Trainer`, or it declares no event, another
+            one than was priced, or an unknown one.
+        ImportError: there is no such module.
+    """
+    module, _, name = (task.trainer or "").partition(":")
+    made = getattr(importlib.import_module(module), name, None)
+    if not isinstance(made, type) or not issubclass(made, Trainer):
+        raise LookupError("no trainer of that name")  # noqa: TRY004 - the registry's own word
+    declared = made.events
+    if not declared or not set(declared) <= set(get_args(Event)) or task.event not in declared:
+        raise LookupError("no trainer that declares the event that was priced")
+    trainer: Trainer = made(task, model)
+
+    def update(weights: Tensors, rows: ClientRows) -> Tensors:
+        given = list(trainer.update(list(weights), rows))
+        # Of the weights' own shapes, known before any data: a wrong one fails for every client.
+        return [
+            tf.ensure_shape(tf.cast(array, tf.float32), shape)
+            for array, shape in zip(given, shapes, strict=True)
+        ]
+
+    return update
