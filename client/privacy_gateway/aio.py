@@ -14,7 +14,8 @@ from typing import Any
 from privacy_gateway import client
 from privacy_gateway.client import JobBody
 from privacy_gateway.datasets import Datasets
-from privacy_gateway.jobs import FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, Job, Quote
+from privacy_gateway.initial import WeightsView
+from privacy_gateway.jobs import FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, Job, Quote, ResultForm
 from privacy_gateway.notebook import Document
 from privacy_gateway.schemas import InverseAnswer
 
@@ -54,6 +55,10 @@ class AsyncDomain:
         """The jobs this account can see."""
         found = await asyncio.to_thread(lambda: self.sync.jobs(**filters))
         return [AsyncJob(job) for job in found]
+
+    async def upload_weights(self, source: Any) -> WeightsView:
+        """Store weights to begin a job with."""
+        return await asyncio.to_thread(self.sync.upload_weights, source)
 
     async def close(self) -> None:
         """Give the sockets back."""
@@ -108,9 +113,13 @@ class AsyncJob:
         """The released weights."""
         return await asyncio.to_thread(self.sync.result)
 
-    async def download(self, target: str | Path) -> Path:
+    async def to_keras(self) -> Any:
+        """A Keras model with the released weights."""
+        return await asyncio.to_thread(self.sync.to_keras)
+
+    async def download(self, target: str | Path, *, form: ResultForm = "npz") -> Path:
         """The released weights as a file."""
-        return await asyncio.to_thread(self.sync.download, target)
+        return await asyncio.to_thread(lambda: self.sync.download(target, form=form))
 
     async def receipt(self) -> Document:
         """What was guaranteed."""

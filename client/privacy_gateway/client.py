@@ -15,10 +15,11 @@ from typing import Any
 
 import httpx
 
-from privacy_gateway import notebook
+from privacy_gateway import notebook, weights
 from privacy_gateway.connection import Connection
 from privacy_gateway.datasets import Dataset, Datasets
 from privacy_gateway.errors import Refused
+from privacy_gateway.initial import WeightsView
 from privacy_gateway.jobs import Job, Quote
 from privacy_gateway.owner import Owner
 from privacy_gateway.schemas import InverseAnswer, JobRequest, JobView, SweepQuote, SweepView
@@ -160,6 +161,27 @@ class Domain:
             "POST", "/v1/jobs", json=_body(job), headers={"Idempotency-Key": key}, repeatable=True
         )
         return Job(self, JobView.model_validate(answer), model)
+
+    def upload_weights(self, source: Any) -> WeightsView:
+        """Store weights; a job begins with them as `"initial": {"weights": view.id}`.
+
+        Args:
+            source: a Keras model, its arrays in the order of `model.get_weights()`, or the path of
+                an NPZ or safetensors file.
+
+        Raises:
+            Refused: `unsupported`, `too_large` or `invalid_request` naming the tensor.
+        """
+        path = isinstance(source, str | Path)
+        data = Path(source).read_bytes() if path else weights.dump(source)
+        answer = self.connection.call(
+            "POST",
+            "/v1/weights",
+            content=data,
+            headers={"Content-Type": "application/octet-stream"},
+            repeatable=True,
+        )
+        return WeightsView.model_validate(answer)
 
     def quote_sweep(self, jobs: Sequence[JobBody]) -> SweepQuote:
         """Price and verdict of several jobs together, each after those before it; no effect."""

@@ -10,18 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PrivateAttr
 
 from privacy_gateway import notebook, weights
 from privacy_gateway.errors import Refused
+from privacy_gateway.modelspec import ModelSpec
 from privacy_gateway.schemas import JobView
 from privacy_gateway.schemas import Quote as QuoteView
 
 if TYPE_CHECKING:
     from privacy_gateway.client import Domain
 
+ResultForm = Literal["npz", "safetensors", "keras"]
 FINAL = frozenset(
     {"denied", "completed", "failed", "cancelled", "expired", "stopped_by_policy", "frozen"}
 )
@@ -201,10 +203,29 @@ class Job:
             return arrays
         return weights.fill(self.model, arrays)
 
-    def download(self, target: str | Path) -> Path:
-        """Write the released weights (NPZ without pickles) to a file, without loading them."""
+    def to_keras(self) -> Any:
+        """A Keras model of the job's own architecture with the released weights, built here.
+
+        Raises:
+            Refused: as `result`.
+            ImportError: Keras or NumPy is not installed.
+        """
+        from privacy_gateway.keras_converter import keras_of_spec
+
+        spec = ModelSpec.model_validate(self.view.request["model"]["architecture"])
+        return keras_of_spec(spec, list(weights.load(self._read()).values()))
+
+    def download(self, target: str | Path, *, form: ResultForm = "npz") -> Path:
+        """Write the released model to a file.
+
+        `npz` (without pickles) and `safetensors` are the gateway's bytes as they are; `keras` is
+        made on this machine by `to_keras`, and `target` must end in `.keras` then.
+        """
         path = Path(target)
-        path.write_bytes(self._read())
+        if form == "keras":
+            self.to_keras().save(path)
+        else:
+            path.write_bytes(self._read(form))
         return path
 
     def receipt(self) -> notebook.Document:
@@ -237,9 +258,10 @@ class Job:
     def _repr_html_(self) -> str:
         return notebook.html_facts(f"Job {self.id}", self.facts())
 
-    def _read(self) -> bytes:
+    def _read(self, form: ResultForm = "npz") -> bytes:
         """The result's bytes, size-capped."""
-        with self._domain.connection.stream(f"/v1/jobs/{self.id}/result") as blocks:
+        path = f"/v1/jobs/{self.id}/result"
+        with self._domain.connection.stream(path, format=form) as blocks:
             return weights.collect(blocks)
 
     def _re_attach(self) -> str:

@@ -1,4 +1,4 @@
-"""From a researcher's `keras.Model` to a ModelSpec, on the researcher's own machine.
+"""From a researcher's `keras.Model` to a ModelSpec and back, on the researcher's own machine.
 
 Only the architecture is read. A layer is expressed by the few options the allow-list knows, and
 then compared with what Keras reports of it: any other option that differs from its default is
@@ -7,7 +7,7 @@ an error. Keras is imported when a model is converted and at no other time.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from privacy_gateway import modelspec
@@ -16,6 +16,7 @@ from privacy_gateway.layer_base import Layer
 
 if TYPE_CHECKING:
     import keras
+    import numpy.typing as npt
 
 # Options that say how a layer is called or stored, not what it computes.
 _NAMES_ONLY = {"name", "trainable", "dtype", "seed", "build_config", "registered_name"}
@@ -48,6 +49,38 @@ def spec_of_keras(
     for index, (node, layer) in enumerate(zip(nodes, spec.layers, strict=True)):
         _compare(node.operation, layer, index)
     return spec
+
+
+def keras_of_spec(
+    spec: modelspec.ModelSpec, arrays: "Sequence[npt.NDArray[Any]] | None" = None
+) -> "keras.Model":
+    """A Keras model of a specification, with released weights in it.
+
+    Args:
+        spec: the architecture.
+        arrays: weights in the order of the specification's layers, as results have them; Keras'
+            own first weights when left out.
+
+    Raises:
+        ValueError: the arrays are not those of the architecture.
+        ImportError: Keras is not installed.
+    """
+    import keras
+
+    inputs = keras.Input(shape=spec.input.shape, dtype=spec.input.dtype)
+    outputs: list[Any] = []
+    variables: list[Any] = []
+    for index, layer in enumerate(spec.layers):
+        sources = [inputs if i < 0 else outputs[i] for i in modelspec.layer_inputs(spec, index)]
+        built = getattr(keras.layers, layer.type)(**layer.keras_arguments())
+        outputs.append(built(sources if layer.merges else sources[0]))
+        variables += built.trainable_weights
+    if arrays is not None:
+        if [tuple(array.shape) for array in arrays] != [tuple(v.shape) for v in variables]:
+            raise ValueError("Expected weights in the shapes of the architecture")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+    return keras.Model(inputs, outputs[-1])
 
 
 def _nodes(model: "keras.Model") -> list[Any]:

@@ -58,3 +58,17 @@ def fill(model: Any, arrays: dict[str, Array]) -> Any:
     """Put released weights into the Keras model they were trained for, and return it."""
     model.set_weights(list(arrays.values()))
     return model
+
+
+def dump(source: Any) -> bytes:
+    """A Keras model's weights, or arrays in their order, as the NPZ that `POST /v1/weights` takes.
+
+    Raises:
+        ImportError: NumPy is not installed.
+    """
+    import numpy as np
+
+    arrays = source.get_weights() if hasattr(source, "get_weights") else list(source)
+    buffer = io.BytesIO()
+    np.savez(buffer, *[np.asarray(array, np.float32) for array in arrays])
+    return buffer.getvalue()

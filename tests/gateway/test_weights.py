@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from gateway.settings import GatewaySettings
 from jobs import tensors
 from jobs.services import Services
+from privacy_gateway import login
 from tests.gateway.conftest import Gateway, running
 
 FILE = {"Content-Type": "application/octet-stream"}
@@ -72,3 +74,12 @@ def test_sizes_are_capped_for_one_file_and_for_all_of_one_researcher(
             options: dict[str, Any] = {"content": data, "headers": FILE}
             answer = house.refused("researcher", "POST", "/v1/weights", **options)
             assert (answer["status"], answer["code"]) == (413, "too_large")
+
+
+def test_the_client_uploads_arrays_and_files(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "start.safetensors").write_bytes(tensors.to_safetensors(ARRAYS))
+    with login(token=gateway.tokens["researcher"], url=gateway.url) as domain:
+        from_arrays = domain.upload_weights(list(ARRAYS.values()))
+        from_file = domain.upload_weights(tmp_path / "start.safetensors")
+    assert from_arrays == from_file
+    assert from_file.shapes == [[8, 2], [2]]

@@ -10,7 +10,7 @@ import typer
 from privacy_gateway.cli.credentials import connect
 from privacy_gateway.cli.files import read_job
 from privacy_gateway.cli.output import Form, Format, facts, listing, note
-from privacy_gateway.jobs import Job
+from privacy_gateway.jobs import Job, ResultForm
 
 NOT_COMPLETED = 7
 REFUSED = 3
@@ -105,12 +105,16 @@ def cancel(job: JobId, form: Format = Form.table) -> None:
 def result(
     job: JobId,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; else JOB.npz here.")
+        Path | None, typer.Option("--output", "-o", help="File to write; else JOB.FORMAT here.")
     ] = None,
+    form: Annotated[
+        ResultForm,
+        typer.Option("--format", help="keras is built on this machine, which needs Keras."),
+    ] = "npz",
 ) -> None:
-    """Download the released weights (NPZ without pickles); free for ever."""
+    """Download the released model; free for ever."""
     with connect() as domain:
-        typer.echo(domain.job(job).download(output or Path(f"{job}.npz")))
+        typer.echo(domain.job(job).download(output or Path(f"{job}.{form}"), form=form))
 
 
 @app.command("receipt")
