@@ -302,13 +302,15 @@ class Watched:
     def initial_weights(self) -> Any:
         return self._ask("first", lambda sandbox: sandbox.initial_weights())
 
-    def round(self, number: int, clients: np.ndarray, weights: Any, *rest: Any) -> Any:
+    def round(self, number: int, clients: np.ndarray, weights: Any, *rest: Any, **more: Any) -> Any:
         self.watch.cohorts.append(np.array(clients))
         self.watch.before.append([np.array(array) for array in weights])
-        asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), *rest)
+        asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), rest, more)
 
         self.watch.around(self, number)
-        return self._ask("round", lambda box: box.round(number, clients, weights, *rest), *asked)
+        return self._ask(
+            "round", lambda box: box.round(number, clients, weights, *rest, **more), *asked
+        )
 
     def evaluate(self, weights: Any) -> dict[str, float]:
         asked = tuple(array.tobytes() for array in weights)

@@ -24,7 +24,7 @@ from tests.audit import mechanism
 from tests.audit.bench import PEOPLE, Bench
 from tests.audit.mechanism import CHECKS, Case, Finding
 from tests.support import market as markets
-from worker import aggregate, coordinator, start
+from worker import aggregate, start, steps
 from worker.noise import NoiseSource
 from worker.sampling import draw_cohort, fixed_size_cohort
 from worker.task import GRID
@@ -37,6 +37,13 @@ CASES = [
     FEDAVG,
     Case("dp_fedsgd", {"name": "dp_fedsgd"}),
     Case("dp_fedprox", {"name": "dp_fedprox", "proximal_mu": 0.5}),
+    Case(
+        "dp_ftrl",
+        {"name": "dp_ftrl"},
+        {"sampling": "none", "noise_multiplier": 4.0},
+        noise=4.0,
+        tree=True,
+    ),
     Case(
         "fixed_size",
         {"name": "dp_fedavg"},
@@ -147,10 +154,10 @@ TRUSTED: dict[Callable[..., Any], tuple[Any, str, Finding]] = {
     _one_seed_for_ever: (aggregate, "noised_mean", "noise"),
     _the_same_seed_each_round: (aggregate, "noised_mean", "repeated"),
     _a_denominator_of_the_data: (aggregate, "noised_mean", "influence"),
-    _a_denominator_of_the_cohort: (coordinator, "run_round", "denominator"),
-    _a_fixed_size: (coordinator, "draw_cohort", "cohorts"),
-    _a_larger_rate: (coordinator, "draw_cohort", "cohorts"),
-    _always_the_same_people: (coordinator, "draw_cohort", "cohorts"),
+    _a_denominator_of_the_cohort: (steps, "run_round", "denominator"),
+    _a_fixed_size: (steps, "draw_cohort", "cohorts"),
+    _a_larger_rate: (steps, "draw_cohort", "cohorts"),
+    _always_the_same_people: (steps, "draw_cohort", "cohorts"),
 }
 
 
