@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from jobs import (
+    ingest_child,
     ingest_columns,
     ingest_csv,
     ingest_leaf,
     ingest_npz,
-    ingest_parquet,
     ingest_split,
     ingest_tfrecord,
 )
@@ -48,7 +48,7 @@ _KEY_BYTES = 32
 _READERS = {
     "npz": ingest_npz.read,
     "csv": ingest_csv.read,
-    "parquet": ingest_parquet.read,
+    "parquet": ingest_child.read,
     "tfrecord": ingest_tfrecord.read,
     "leaf": ingest_leaf.read,
 }
