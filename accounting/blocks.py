@@ -28,7 +28,6 @@ from accounting.posting import Balance, Entry
 from accounting.quotas import QuotaBalance
 from accounting.tables import ENTRY, POPULATION
 from accounting.tables_scope import BLOCK, MEMBER
-from privacy_gateway import rdp
 from privacy_gateway.errors import FieldError, Refused
 
 _BATCH: Final = 5000
@@ -384,10 +383,7 @@ def _refuse_overlap(name: str, known: dict[bytes, str]) -> None:
 
 
 def _highest(vectors: Iterable[Vector]) -> Vector:
-    highest = admission.zero(len(rdp.ORDERS))
-    for vector in vectors:
-        highest = tuple(map(max, highest, vector))
-    return highest
+    return tuple(map(max, zip(admission.zero(), *vectors, strict=True)))
 
 
 def _block(row: Any) -> Block:
