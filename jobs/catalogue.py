@@ -56,7 +56,7 @@ def stage(
         directory=state_dir / FOLDER,
         limits=limits,
         member_key=None if manifest.block is None else member_key(state_dir, population.id),
-        split_key=(None if manifest.test_fraction is None else split_key(state_dir, population.id)),
+        split_key=(None if manifest.test_fraction is None else split_key(state_dir, owner_id)),
     )
 
 

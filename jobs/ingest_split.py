@@ -2,7 +2,7 @@
 
 A person is on one side as a whole. Who is public by a share of the people is decided by a keyed
 hash of the id, so that nobody can choose, and the same person is on the same side in every file
-and version of a population: whoever is private must never turn public by a new registration.
+and version of an owner: whoever is private must never turn public by a new registration.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ _WORDS: Final = 1 << 64
 Split = tuple[Codes, tuple[Records, Codes] | None]
 
 
-def split_key(state_dir: Path, population_id: str) -> MemberKey:
-    """The key that chooses a population's public test people on this installation."""
+def split_key(state_dir: Path, owner_id: str) -> MemberKey:
+    """The key that chooses an owner's public test people on this installation.
+
+    Not the population's: its number of people has to be known before it is opened.
+    """
     master = kept_secret(state_dir / KEY_FILE)
-    secret = hmac.digest(master, b"public test people/" + population_id.encode(), "sha256")
+    secret = hmac.digest(master, b"public test people/" + owner_id.encode(), "sha256")
     return MemberKey(secret, hmac.new(secret, b"key id", hashlib.sha256).hexdigest()[:16])
 
 

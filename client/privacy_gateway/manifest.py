@@ -29,7 +29,7 @@ class Manifest(Strict):
 
     Public test records: `test` names a 0/1 column that marks them; `test_features` and `test_label`
     name separate arrays (NPZ); `test_fraction` makes about this share of the people public test
-    people, chosen by a keyed hash of their ids, the same ones in every file of the population.
+    people, chosen by a keyed hash of their ids, the same ones in every file of the owner.
 
     `block` names people of the population who are in no other block: jobs on the file then count
     for them alone. Their ids are compared as keyed hashes; without it, jobs count for everybody.

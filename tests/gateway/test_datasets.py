@@ -283,3 +283,24 @@ def test_the_operators_limits_hold(settings: GatewaySettings) -> None:
     limits = tight.data_limits()
     assert (limits.file_bytes, limits.rows, limits.unpacked_bytes) == (1, 2, 3)
     assert (limits.row_elements, limits.record_bytes, limits.row_group_bytes) == (4, 5, 6)
+
+
+def test_a_share_of_public_test_people_is_drawn_at_registration(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """The refusal tells how many stay private; a population of so many takes the same file."""
+    rows = Rows([f"p{number}" for number in range(80)], np.zeros((80, 2), np.float32), [0] * 80)
+    content = write("npz", tmp_path / "file", rows).read_bytes()
+    of = {**rows.manifest("npz"), "test_fraction": 0.25}
+    first = open_population(gateway, clients=80)
+
+    problem = gateway.refused(
+        "owner", "POST", "/v1/datasets", **_form(manifest(first, **of), content)
+    )
+
+    found = problem["clients_found"]
+    assert 40 < found < 80
+    assert problem["clients_declared"] == 80
+    right = open_population(gateway, clients=found)
+    made = gateway.ok("owner", "POST", "/v1/datasets", **_form(manifest(right, **of), content))
+    assert (made["clients"], made["test_examples"]) == (found, 80 - found)
