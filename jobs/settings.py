@@ -75,8 +75,9 @@ class Settings(BaseSettings):
         maximum_upload_bytes: largest data file taken over HTTP.
         import_directories: server-side directories data may be registered from, `:`-separated.
         trainers: local training that is installed beside the algorithms' own, as
-            `name=module:Class` separated by commas; classes of `worker.training.algorithms.custom.Trainer` in packages
-            of the worker's environment. Nothing else is ever imported into a sandbox.
+            `name=module:Class` separated by commas; classes of
+            `worker.training.algorithms.custom.Trainer` in packages of the worker's environment.
+            Nothing else is ever imported into a sandbox.
         witness_path: file of the log's newest checkpoint, best on another volume than the
             database; `witness/checkpoint` below `state_dir` when unset. A database that is older
             than this file is not served.
