@@ -126,6 +126,9 @@ def test_an_owner_opens_registers_and_publishes(
     assert active["state"] == "active"
     assert run("policy", "list", dataset["id"], "--format", "json").json[-1]["state"] == "active"
     assert dataset["id"] in run("dataset", "list").out
+    made = tmp_path / "mock.npz"
+    assert run("dataset", "mock", dataset["id"], "--output", made, "--clients", "3").code == 0
+    assert made.read_bytes()[:2] == b"PK"
     granted = run("population", "grant", opened["id"], "--epsilon", 1, "--reason", "more")
     assert granted.code == 0
     shown = run("population", "show", opened["id"], "--format", "json").json
