@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ class Cluster:
         if all_at_once:
             # The postmaster leads a session of its own; its backends lead theirs.
             for pid in [*self._backends(), self._server.pid]:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # a backend may end in between
+                    os.kill(pid, signal.SIGKILL)
         else:
             self._server.send_signal(signal.SIGKILL)
         self._server.wait()

@@ -66,6 +66,10 @@ MATRIX: dict[tuple[str, str], set[str]] = {
     ("POST", "/v1/quotes/inverse"): {O, R},
     ("POST", "/v1/quotes/sweep"): {O, R},
     ("POST", "/v1/sweeps"): {R},
+    ("POST", "/v1/weights"): {R},
+    ("GET", "/v1/weights"): {R},
+    ("GET", "/v1/weights/{weights_id}"): {R},
+    ("DELETE", "/v1/weights/{weights_id}"): {R},
     ("GET", "/v1/sweeps/{sweep_id}"): EVERYBODY,
     ("POST", "/v1/sweeps/{sweep_id}/cancel"): {A, O, R},
     ("POST", "/v1/jobs"): {R},
@@ -135,7 +139,7 @@ def _filled(path: str, ids: dict[str, str]) -> str:
     )
     values |= {"researcher": "researcher@example.org", "number": "1", "entry_id": "1"}
     values |= {"project": "nothing", "proposal_id": "prp_nothing"}
-    values |= {"decision_id": "dec_nothing"}
+    values |= {"decision_id": "dec_nothing", "weights_id": "wts_nothing"}
     return path.format(**(values | ids))
 
 
