@@ -6,7 +6,7 @@ signals reach out of the own domain; before, that is for the system-call filter 
 privilege and cannot be taken back. It binds the calling thread and those that it starts, so it
 belongs before any other thread.
 
-https://docs.kernel.org/userspace-api/landlock.html
+Source: the Linux kernel's documentation, userspace-api/landlock.
 """
 
 import ctypes
