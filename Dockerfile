@@ -22,7 +22,7 @@ RUN groupadd --system --gid 10001 gateway \
  && useradd --system --uid 10001 --gid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin \
       gateway \
  && install -d -o gateway -g gateway -m 0700 /var/lib/privacy-gateway /var/lib/privacy-gateway/logs \
-      /var/lib/privacy-gateway-witness
+      /var/lib/privacy-gateway/keys /var/lib/privacy-gateway-witness
 
 
 FROM base AS tools

@@ -34,6 +34,9 @@ def test_the_composition_comes_up_closed_and_plays_the_story(tmp_path: Path) -> 
         _no_secret_in_sight(running)
         _images_hold_what_they_need(running)
         outcome = story.tell(Console(quiet=True), running.gateway, tmp_path)
+        _keys_are_with_their_signer(running)
+        _bundles_decided(running)
+        _witness_is_out_of_reach(running)
     assert outcome.announced_price == pytest.approx(2267.18, abs=0.01)
     assert outcome.accuracy >= 0.80
     assert outcome.audit_ok
@@ -88,3 +91,23 @@ def _images_hold_what_they_need(running: Composition) -> None:
     program = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, sys.argv[1:])))"
     for room, absent in (("gateway", ["tensorflow", "keras"]), ("worker", ["fastapi", "uvicorn"])):
         running.compose("exec", "--no-TTY", room, "python3", "-c", program, *absent)
+
+
+def _keys_are_with_their_signer(running: Composition) -> None:
+    """The gateway, which signs, has the log's private keys; a worker sees an empty folder."""
+    look = ["find", "/var/lib/privacy-gateway/keys", "-type", "f"]
+    assert running.compose("exec", "--no-TTY", "gateway", *look).split()
+    assert not running.compose("exec", "--no-TTY", "worker", *look).split()
+
+
+def _bundles_decided(running: Composition) -> None:
+    """Every verdict of the story came from OPA, which takes policies by signed bundle alone."""
+    assert "OPA_BUNDLES=true" in running.containers_of("gateway")[0]["Config"]["Env"]
+    answered = running.sql("SELECT DISTINCT engine, fault FROM decision WHERE outcome <> 'deny'")
+    assert answered == ["opa|"]
+
+
+def _witness_is_out_of_reach(running: Composition) -> None:
+    """A worker cannot rewrite what tells a restored backup."""
+    attempt = ["sh", "-c", "echo x > /var/lib/privacy-gateway-witness/x 2>/dev/null || echo closed"]
+    assert running.compose("exec", "--no-TTY", "worker", *attempt).strip() == "closed"

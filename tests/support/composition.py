@@ -52,6 +52,17 @@ class Composition:
         found: list[dict[str, Any]] = json.loads(_run(["docker", "inspect", *ids], None, 60))
         return found
 
+    def containers_of(self, service: str) -> list[dict[str, Any]]:
+        """The containers of one service."""
+        label = "com.docker.compose.service"
+        return [each for each in self.containers() if each["Config"]["Labels"][label] == service]
+
+    def sql(self, statement: str) -> list[str]:
+        """Rows of the composition's database, columns parted by a bar."""
+        ask = ["psql", "--username=gateway", "--dbname=gateway", "--no-align", "--tuples-only"]
+        told = self.compose("exec", "--no-TTY", "postgres", *ask, "--command", statement)
+        return told.splitlines()
+
     def networks(self) -> dict[str, bool]:
         """Every network by its name in the file, and whether it is internal."""
         label = f"label=com.docker.compose.project={self.project}"
