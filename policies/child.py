@@ -5,8 +5,9 @@ process with it; so it lives here, behind pipes, with bounded memory and process
 environment, and may be killed at any moment. This module must never open a file, a socket or a
 thread, and never import anything of the gateway.
 
-Protocol on stdin and stdout: a message is two frames, each a 4-byte big-endian length and bytes:
-a JSON header and a payload (an input document, an answer, or nothing).
+Protocol on stdin and stdout, one request at a time: two 4-byte big-endian lengths and, in a
+request, the seconds it may take (a double); then a JSON header and a payload (an input document, an
+answer, or nothing). Headers repeat from request to request, so they are read once.
 """
 
 from __future__ import annotations
@@ -17,59 +18,73 @@ import os
 import resource
 import struct
 import sys
+import time
 from collections import OrderedDict
-from typing import Any, BinaryIO
+from functools import lru_cache
+from typing import Any
 
 LOADED_WORLDS = 64
 SPARE_CPU_SECONDS = 2
+# Lengths of header and payload, and the seconds a request may take; the pool uses the same.
+REQUEST = struct.Struct(">IId")
+ANSWER = struct.Struct(">II")
+CHUNK = 1 << 16
+OK = b'{"ok": true}'
+UNKNOWN_WORLD = b'{"ok": false, "unknown_world": true, "detail": "not loaded"}'
 
 
 def main() -> int:
     """Serve requests until the parent closes the pipe or asks for too much."""
     memory = int(sys.argv[1])
     # The answers go through a private descriptor: nothing the engine prints can forge one.
-    answers = os.fdopen(os.dup(1), "wb")
+    answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    requests = sys.stdin.buffer
     import regorus
 
     _limit(memory)
-    _send(answers, {"ok": True}, b"")
+    _send(answers, OK, b"")
     worlds: OrderedDict[str, Any] = OrderedDict()
-    while (header := _receive(requests)) is not None:
-        payload = _receive(requests) or b""
-        request = json.loads(header)
-        _allow_cpu(request.get("seconds", 1.0))
+    processor = 0.0
+    while (message := _receive(0)) is not None:
+        seconds, header, payload = message
+        processor = _allow_cpu(seconds, processor)
         try:
-            reply, answer = _serve(regorus, worlds, request, payload)
+            reply, answer = _serve(regorus, worlds, _request(header), payload)
         except Exception as error:  # the engine's errors have no common type
-            reply, answer = {"ok": False, "detail": _plain(error)}, b""
+            reply, answer = json.dumps({"ok": False, "detail": _plain(error)}).encode(), b""
         _send(answers, reply, answer)
     return 0
 
 
+@lru_cache(maxsize=256)
+def _request(header: bytes) -> dict[str, Any]:
+    """The header read; never changed by anybody."""
+    request: dict[str, Any] = json.loads(header)
+    return request
+
+
 def _serve(
     regorus: Any, worlds: OrderedDict[str, Any], request: dict[str, Any], payload: bytes
-) -> tuple[dict[str, Any], bytes]:
+) -> tuple[bytes, bytes]:
     """Answer one request; engine errors pass through."""
     operation = request["op"]
     if operation == "parse":
-        return {"ok": True}, _load(regorus, json.loads(payload)).get_ast_as_json().encode()
+        return OK, _load(regorus, json.loads(payload)).get_ast_as_json().encode()
     if operation == "load":
         worlds[request["world"]] = _load(regorus, json.loads(payload))
         while len(worlds) > LOADED_WORLDS:
             worlds.popitem(last=False)
-        return {"ok": True}, b""
+        return OK, b""
     if operation == "coverage":
-        return {"ok": True}, _coverage(regorus, json.loads(payload), request["queries"])
+        return OK, _coverage(regorus, json.loads(payload), request["queries"])
     engine = worlds.get(request["world"])
     if engine is None:
-        return {"ok": False, "unknown_world": True, "detail": "not loaded"}, b""
+        return UNKNOWN_WORLD, b""
     worlds.move_to_end(request["world"])
     if operation == "many":
-        return {"ok": True}, _many(engine, request["query"], json.loads(payload))
+        return OK, _many(engine, request["query"], json.loads(payload))
     engine.set_input_json(payload.decode())
-    return {"ok": True}, engine.eval_query_as_json(request["query"]).encode()
+    return OK, engine.eval_query_as_json(request["query"]).encode()
 
 
 def _many(engine: Any, query: str, documents: list[str]) -> bytes:
@@ -112,12 +127,15 @@ def _limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
 
 
-def _allow_cpu(seconds: float) -> None:
-    """Processor time is counted from birth, so the limit moves ahead with each request."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(used.ru_utime + used.ru_stime + seconds) + SPARE_CPU_SECONDS
+def _allow_cpu(seconds: float, limit: float) -> float:
+    """Processor time is counted from birth, so the limit moves ahead; in steps, as moving costs."""
+    wanted = time.process_time() + seconds
+    if wanted + SPARE_CPU_SECONDS / 2 <= limit <= wanted + SPARE_CPU_SECONDS + 1:
+        return limit
+    limit = int(wanted) + SPARE_CPU_SECONDS
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+    return limit
 
 
 def _plain(error: BaseException) -> str:
@@ -125,18 +143,31 @@ def _plain(error: BaseException) -> str:
     return str(error).split("\n\nStack backtrace:", 1)[0].strip()[:4000]
 
 
-def _receive(stream: BinaryIO) -> bytes | None:
-    size = stream.read(4)
-    if len(size) < 4:
-        return None
-    (length,) = struct.unpack(">I", size)
-    return stream.read(length)
+def _receive(descriptor: int) -> tuple[float, bytes, bytes] | None:
+    """One whole request: seconds, header, payload; None when there is no more."""
+    data = os.read(descriptor, CHUNK)
+    while len(data) < REQUEST.size:
+        more = os.read(descriptor, CHUNK)
+        if not more:
+            return None
+        data += more
+    head, size, seconds = REQUEST.unpack_from(data)
+    body, whole = REQUEST.size + head, REQUEST.size + head + size
+    chunks, missing = [data], whole - len(data)
+    while missing > 0:
+        chunks.append(os.read(descriptor, CHUNK))
+        if not chunks[-1]:
+            return None
+        missing -= len(chunks[-1])
+    if len(chunks) > 1:
+        data = b"".join(chunks)
+    return seconds, data[REQUEST.size : body], data[body:whole]
 
 
-def _send(stream: BinaryIO, header: dict[str, Any], payload: bytes) -> None:
-    text = json.dumps(header).encode()
-    stream.write(struct.pack(">I", len(text)) + text + struct.pack(">I", len(payload)) + payload)
-    stream.flush()
+def _send(descriptor: int, header: bytes, payload: bytes) -> None:
+    view = memoryview(ANSWER.pack(len(header), len(payload)) + header + payload)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any
 
 from policies import lint
+from policies.child import OK, UNKNOWN_WORLD
 from policies.engine import (
     DEADLINE_SECONDS,
     Evaluation,
@@ -43,6 +44,8 @@ from privacy_gateway.errors import Refused
 MEMORY_BYTES = 256 * 1024 * 1024
 CHECK_SECONDS = 5.0
 LARGEST_ANSWER = 256 * 1024
+SHORT_ANSWER = 4096
+_PARSE = b'{"op": "parse"}'
 
 
 @cache
@@ -118,12 +121,13 @@ class EmbeddedEngine:
         """Ask the decision of a revision; any trouble comes back as a fault."""
         try:
             world = publication(revision.source)
-            envelope = self._ask(world, world.queries[0], canonical_input, deadline_seconds)
+            header = _asking("evaluate", world.name, world.queries[0])
+            answer = self._exchange(world, header, canonical_input, deadline_seconds)
+            return _read(answer, world.digest)
         except TextRefused as refused:
             return Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)
         except EngineFailed as failure:
             return Evaluation(fault=failure.fault, detail=failure.detail)
-        return opened(envelope, world.digest)
 
     def evaluate_many(
         self, revision: Revision, documents: Sequence[bytes], deadline_seconds: float
@@ -132,7 +136,7 @@ class EmbeddedEngine:
         try:
             world = publication(revision.source)
             payload = json.dumps([document.decode() for document in documents]).encode()
-            header = {"op": "many", "world": world.name, "query": f"data.{world.queries[0]}"}
+            header = _asking("many", world.name, world.queries[0])
             answers = json.loads(self._exchange(world, header, payload, deadline_seconds))
         except TextRefused as refused:
             fault = Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)
@@ -149,7 +153,8 @@ class EmbeddedEngine:
             TextRefused: a text cannot be moved into its own package.
         """
         world = publication_of_tests(source, tests)
-        header = {"op": "coverage", "queries": [f"data.{query}" for query in world.queries]}
+        queries = [f"data.{query}" for query in world.queries]
+        header = json.dumps({"op": "coverage", "queries": queries}).encode()
         deadline = time.monotonic() + CHECK_SECONDS
         with self._pool.borrow(deadline) as child:
             report = _call(child, header, json.dumps(world.all_modules).encode(), deadline)
@@ -170,7 +175,7 @@ class EmbeddedEngine:
         try:
             deadline = time.monotonic() + CHECK_SECONDS
             with self._pool.borrow(deadline) as child:
-                _call(child, {"op": "parse"}, b'[["health.rego", "package health"]]', deadline)
+                _call(child, _PARSE, b'[["health.rego", "package health"]]', deadline)
         except EngineFailed as failure:
             return Health(False, self.name, self.version, failure.detail)
         return Health(True, self.name, self.version)
@@ -193,25 +198,31 @@ class EmbeddedEngine:
 
     def _ask(self, world: Publication, query: str, document: bytes, seconds: float) -> Any:
         """The value of `data.<query>`; None where it is undefined."""
-        header = {"op": "evaluate", "world": world.name, "query": f"data.{query}"}
+        header = _asking("evaluate", world.name, query)
         return _value(self._exchange(world, header, document, seconds))
 
-    def _exchange(
-        self, world: Publication, header: dict[str, Any], payload: bytes, seconds: float
-    ) -> bytes:
+    def _exchange(self, world: Publication, header: bytes, payload: bytes, seconds: float) -> bytes:
         """One request to a child that has the world, which it is given first if it lacks it."""
         started = time.monotonic()
         with self._pool.borrow(started + seconds) as child:
             # A child that was just started has not used up the policy's time.
             deadline = time.monotonic() + seconds
             reply, answer = child.exchange(header, payload, deadline)
-            if reply.get("unknown_world"):
+            if reply == UNKNOWN_WORLD:
                 modules = json.dumps(world.all_modules).encode()
-                _call(child, {"op": "load", "world": world.name}, modules, deadline)
+                _call(child, _loading(world.name), modules, deadline)
                 reply, answer = child.exchange(header, payload, deadline)
-        if not reply["ok"]:
-            raise EngineFailed(Fault.EVALUATION_FAILED, str(reply["detail"]))
-        return answer
+        return _good(reply, answer)
+
+
+@lru_cache(maxsize=1024)
+def _asking(operation: str, world: str, query: str) -> bytes:
+    """The header of a question; written once, and read once by each child."""
+    return json.dumps({"op": operation, "world": world, "query": f"data.{query}"}).encode()
+
+
+def _loading(world: str) -> bytes:
+    return json.dumps({"op": "load", "world": world}).encode()
 
 
 def _evaluation(answer: dict[str, Any], digest: str) -> Evaluation:
@@ -219,9 +230,21 @@ def _evaluation(answer: dict[str, Any], digest: str) -> Evaluation:
     if not answer["ok"]:
         return Evaluation(fault=Fault.EVALUATION_FAILED, detail=str(answer["detail"]))
     try:
-        return opened(_value(answer["answer"].encode()), digest)
+        return _read(answer["answer"].encode(), digest)
     except EngineFailed as failure:
         return Evaluation(fault=failure.fault, detail=failure.detail)
+
+
+def _read(answer: bytes, digest: str) -> Evaluation:
+    """What an engine's text says; a policy mostly repeats itself, so short ones are read once."""
+    return _read_short(answer, digest) if len(answer) <= SHORT_ANSWER else _read_any(answer, digest)
+
+
+def _read_any(answer: bytes, digest: str) -> Evaluation:
+    return opened(_value(answer), digest)
+
+
+_read_short = lru_cache(maxsize=1024)(_read_any)
 
 
 def _value(answer: bytes) -> Any:
@@ -234,18 +257,22 @@ def _value(answer: bytes) -> Any:
     return results[0]["expressions"][0]["value"] if results else None
 
 
-def _call(child: Child, header: dict[str, Any], payload: bytes, deadline: float) -> bytes:
+def _call(child: Child, header: bytes, payload: bytes, deadline: float) -> bytes:
     """Exchange, where an engine error is the caller's failure."""
-    reply, answer = child.exchange(header, payload, deadline)
-    if not reply["ok"]:
-        raise EngineFailed(Fault.EVALUATION_FAILED, str(reply["detail"]))
+    return _good(*child.exchange(header, payload, deadline))
+
+
+def _good(reply: bytes, answer: bytes) -> bytes:
+    """The answer, where the child's header says that it is one."""
+    if reply != OK:
+        raise EngineFailed(Fault.EVALUATION_FAILED, str(json.loads(reply)["detail"]))
     return answer
 
 
 def _parse(child: Child, modules: list[tuple[str, str]], deadline: float) -> list[Any]:
     """Syntax trees of the modules; a syntax error raises `lint.SyntaxRefused`."""
-    reply, answer = child.exchange({"op": "parse"}, json.dumps(modules).encode(), deadline)
-    if not reply["ok"]:
-        raise lint.SyntaxRefused(str(reply["detail"]))
+    reply, answer = child.exchange(_PARSE, json.dumps(modules).encode(), deadline)
+    if reply != OK:
+        raise lint.SyntaxRefused(str(json.loads(reply)["detail"]))
     trees: list[Any] = json.loads(answer)
     return [tree["ast"] for tree in trees]

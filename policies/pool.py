@@ -7,24 +7,22 @@ wait longer than it was told.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from policies.child import ANSWER, CHUNK, REQUEST
 from policies.errors import EngineFailed, Fault
 
 STARTUP_SECONDS = 10.0
 REQUESTS_PER_CHILD = 20_000
-LARGEST_FRAME = 64 * 1024 * 1024
+LARGEST_ANSWER = 64 * 1024 * 1024
 _ENVIRONMENT = {
     "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
     "LC_ALL": "C.UTF-8",
@@ -40,6 +38,7 @@ class Child:
     def __init__(self, memory_bytes: int) -> None:
         self.served = 0
         self._ready = False
+        self._poll = select.poll()
         process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-B", "-m", "policies.child", str(memory_bytes)],
             stdin=subprocess.PIPE,
@@ -52,19 +51,18 @@ class Child:
         if process.stdin is None or process.stdout is None:
             raise OSError("a child process without pipes")
         self.process, self._requests, self._answers = process, process.stdin, process.stdout
-        for stream in (self._requests, self._answers):
-            os.set_blocking(stream.fileno(), False)
+        self._into, self._from = self._requests.fileno(), self._answers.fileno()
+        for descriptor in (self._into, self._from):
+            os.set_blocking(descriptor, False)
 
     def greet(self) -> None:
         """Wait for a new process to be ready; a no-op afterwards."""
         if self._ready:
             return
-        self._read_message(time.monotonic() + STARTUP_SECONDS)
+        self._read_answer(time.monotonic() + STARTUP_SECONDS)
         self._ready = True
 
-    def exchange(
-        self, header: dict[str, Any], payload: bytes, deadline: float
-    ) -> tuple[dict[str, Any], bytes]:
+    def exchange(self, header: bytes, payload: bytes, deadline: float) -> tuple[bytes, bytes]:
         """Send one request and wait for its answer until `deadline` (monotonic seconds).
 
         Raises:
@@ -72,10 +70,8 @@ class Child:
         """
         self.served += 1
         seconds = max(deadline - time.monotonic(), 0.001)
-        text = json.dumps(header | {"seconds": seconds}).encode()
-        frames = struct.pack(">I", len(text)) + text + struct.pack(">I", len(payload)) + payload
-        self._write(frames, deadline)
-        return self._read_message(deadline)
+        self._write(REQUEST.pack(len(header), len(payload), seconds) + header + payload, deadline)
+        return self._read_answer(deadline)
 
     def kill(self) -> None:
         """End the process at once and reap it."""
@@ -84,37 +80,50 @@ class Child:
         self._answers.close()
         self.process.wait()
 
-    def _read_message(self, deadline: float) -> tuple[dict[str, Any], bytes]:
-        header = json.loads(self._read_frame(deadline))
-        return header, self._read_frame(deadline)
-
-    def _read_frame(self, deadline: float) -> bytes:
-        (length,) = struct.unpack(">I", self._read(4, deadline))
-        if length > LARGEST_FRAME:
+    def _read_answer(self, deadline: float) -> tuple[bytes, bytes]:
+        """Header and payload; most answers are one read."""
+        data = self._read_some(deadline)
+        while len(data) < ANSWER.size:
+            data += self._read_some(deadline)
+        head, size = ANSWER.unpack_from(data)
+        body, whole = ANSWER.size + head, ANSWER.size + head + size
+        if whole > LARGEST_ANSWER:
             raise EngineFailed(Fault.CRASHED, "the engine process sent an impossible frame")
-        return self._read(length, deadline)
+        if len(data) < whole:
+            chunks, missing = [data], whole - len(data)
+            while missing > 0:
+                chunks.append(self._read_some(deadline))
+                missing -= len(chunks[-1])
+            data = b"".join(chunks)
+        if len(data) > whole:
+            raise EngineFailed(Fault.CRASHED, "the engine process said more than was asked")
+        return data[ANSWER.size : body], data[body:whole]
 
-    def _read(self, count: int, deadline: float) -> bytes:
-        descriptor = self._answers.fileno()
-        chunks: list[bytes] = []
-        while count:
-            _wait(descriptor, select.POLLIN, deadline)
-            chunk = os.read(descriptor, min(count, 1 << 20))
-            if not chunk:
-                raise EngineFailed(Fault.CRASHED, self._last_words())
-            chunks.append(chunk)
-            count -= len(chunk)
-        return b"".join(chunks)
+    def _read_some(self, deadline: float) -> bytes:
+        self._wait(self._from, select.POLLIN, deadline)
+        chunk = os.read(self._from, CHUNK)
+        if not chunk:
+            raise EngineFailed(Fault.CRASHED, self._last_words())
+        return chunk
 
     def _write(self, data: bytes, deadline: float) -> None:
-        descriptor = self._requests.fileno()
+        """A request that fits the pipe is one call; a larger one waits for the child to read."""
         view = memoryview(data)
         while view:
-            _wait(descriptor, select.POLLOUT, deadline)
             try:
-                view = view[os.write(descriptor, view) :]
+                view = view[os.write(self._into, view) :]
+            except BlockingIOError:
+                self._wait(self._into, select.POLLOUT, deadline)
             except BrokenPipeError as error:
                 raise EngineFailed(Fault.CRASHED, self._last_words()) from error
+
+    def _wait(self, descriptor: int, event: int, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        self._poll.register(descriptor, event)
+        found = self._poll.poll(left * 1000) if left > 0 else ()
+        self._poll.unregister(descriptor)
+        if not found:
+            raise EngineFailed(Fault.TIMEOUT, "no answer before the deadline")
 
     def _last_words(self) -> str:
         try:
@@ -124,14 +133,6 @@ class Child:
         if status >= 0:
             return f"the engine process ended with status {status}"
         return f"the engine process was ended by {signal.Signals(-status).name}"
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    left = deadline - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise EngineFailed(Fault.TIMEOUT, "no answer before the deadline")
 
 
 class Pool:

@@ -88,13 +88,17 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
     """
     if len(data) > max_bytes:
         raise Refused("too_large", f"the body has {len(data)} bytes; at most {max_bytes}")
-    _check_depth(data, max_depth)
+    # Fewer brackets than levels cannot be too deep, whatever stands in strings.
+    if data.count(b"[") + data.count(b"{") > max_depth:
+        _check_depth(data, max_depth)
+    try:
+        return _READ(data.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, _Unlike):
+        pass  # read once more, to say what and where
     unreadable: list[_Unreadable] = []
     value = _parsed(data, unreadable)
-    if unreadable:
-        place, found = next(_places(value, ""))
-        raise invalid(place or "body", found.message, value=found.text)
-    return value
+    place, found = next(_places(value, ""))
+    raise invalid(place or "body", found.message, value=found.text)
 
 
 @lru_cache(maxsize=4096)
@@ -141,6 +145,27 @@ def _parsed(data: bytes, unreadable: list[_Unreadable]) -> Any:
         ) from error
 
 
+class _Unlike(ValueError):
+    """There is a number that not every parser reads alike."""
+
+
+def _refuse_constant(_: str) -> Any:
+    raise _Unlike
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise _Unlike
+    return number
+
+
+def _bounded(text: str) -> int:
+    if len(text) > _INT_DIGITS:
+        raise _Unlike
+    return int(text)
+
+
 def _places(value: Any, path: str) -> Iterator[tuple[str, _Unreadable]]:
     """Paths (`algorithm.clip_norm`, `layers[3]`) of the unreadable numbers, in order."""
     if isinstance(value, _Unreadable):
@@ -169,11 +194,13 @@ def _refuse_floats(value: Any) -> None:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python keeps the last of two equal keys, others the first: refuse."""
-    members: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in members:
-            raise invalid(key, "appears twice in one object")
-        members[key] = value
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise invalid(key, "appears twice in one object")
+            seen.add(key)
     return members
 
 
@@ -182,3 +209,12 @@ def _check_depth(data: bytes, max_depth: int) -> None:
     steps = (1 if bracket in b"[{" else -1 for bracket in _BRACKET.findall(_STRING.sub(b"", data)))
     if max(accumulate(steps), default=0) > max_depth:
         raise invalid("body", f"is nested deeper than {max_depth}", limit=max_depth)
+
+
+# Made once; `json.loads` with hooks would make one for every text.
+_READ = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_constant=_refuse_constant,
+    parse_float=_finite,
+    parse_int=_bounded,
+).decode
