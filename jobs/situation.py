@@ -39,7 +39,6 @@ _POPULATION = SQLModel.metadata.tables["population"]
 _QUOTA = SQLModel.metadata.tables["quota"]
 _REVISION = SQLModel.metadata.tables["policy_revision"]
 _REVISION_COLUMNS = tuple(column.name for column in _REVISION.columns)
-_EARLIER = _JOB.alias("earlier")
 
 
 def _prefixed(table: sa.Table, prefix: str) -> list[sa.ColumnElement[Any]]:
@@ -62,25 +61,31 @@ _STANDING = (
     .select_from(_DATASET.outerjoin(_REVISION, _ACTIVE))
     .where(_DATASET.c.id.in_(sa.bindparam("dataset_ids", expanding=True)))
 )
-# The last job is found by its ordinal, so history costs the same however long it is.
-_LAST = (
-    sa.select(sa.func.max(_EARLIER.c.ordinal))
-    .where(
-        _EARLIER.c.researcher_id == _QUOTA.c.researcher_id,
-        _EARLIER.c.population_id == _QUOTA.c.population_id,
-    )
-    .correlate(_QUOTA)
-    .scalar_subquery()
-)
-_PEOPLE = sa.select(_QUOTA, _JOB.c.ordinal, _JOB.c.created_at).select_from(
-    _QUOTA.outerjoin(
-        _JOB,
-        sa.and_(
+
+
+def _of_last_job(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """A column of the researcher's last job, whose ordinal counts them all.
+
+    The order names the one index that has it, so that a plan made while the table was empty reads
+    one row too, however long the history has become.
+    """
+    return (
+        sa.select(column)
+        .where(
             _JOB.c.researcher_id == _QUOTA.c.researcher_id,
             _JOB.c.population_id == _QUOTA.c.population_id,
-            _JOB.c.ordinal == _LAST,
-        ),
+        )
+        .order_by(_JOB.c.ordinal.desc())
+        .limit(sa.literal_column("1"))
+        .correlate(_QUOTA)
+        .scalar_subquery()
     )
+
+
+_PEOPLE = sa.select(
+    _QUOTA,
+    _of_last_job(_JOB.c.ordinal).label("ordinal"),
+    _of_last_job(_JOB.c.created_at).label("created_at"),
 )
 _PERSON = _PEOPLE.where(
     _QUOTA.c.population_id == sa.bindparam("population_id"),

@@ -50,6 +50,46 @@ def test_entries_cannot_be_changed_or_removed(opened: Database, statement: str) 
     assert export(opened) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seq": 4}, "follows the one it seals"),  # a gap
+        ({"prev_hash": "f" * 64}, "follows the one it seals"),  # seals nothing that is there
+        ({"seq": 1, "kind": "open", "prev_hash": "f" * 64}, "follows the one it seals"),
+    ],
+)
+def test_an_entry_enters_only_behind_the_one_it_seals(
+    opened: Database, change: dict[str, object], message: str
+) -> None:
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=10)
+    with opened.read() as session:
+        last = session.execute(sa.select(stored.ENTRY).order_by(stored.ENTRY.c.seq.desc())).first()
+    assert last is not None
+    following = dict(last._mapping) | {"seq": 3, "prev_hash": last.hash, "hash": "e" * 64}
+    del following["id"]
+    with (
+        pytest.raises(sa.exc.DatabaseError, match=message),
+        opened.unit_of_work() as session,
+    ):
+        session.execute(sa.insert(stored.ENTRY), following | change)
+    with opened.unit_of_work() as session:
+        session.execute(sa.insert(stored.ENTRY), following)
+
+
+def test_a_new_entry_reads_one_entry_however_long_the_chain_is(opened: Database) -> None:
+    if opened.is_sqlite:
+        pytest.skip("plans that outlive the table's size are PostgreSQL's")
+    with opened.unit_of_work() as session:
+        for number in range(30):
+            reserve(session, f"job_{number}", rounds=1)
+        read = sa.text("SELECT pg_stat_get_xact_tuples_returned(:name ::regclass)")
+        by_time = session.execute(read, {"name": "ledger_entry_time"}).scalar_one()
+        in_order = session.execute(read, {"name": "ledger_entry_seq"}).scalar_one()
+    assert by_time == 0
+    assert in_order <= 30
+
+
 def test_the_database_itself_refuses_impossible_rows(opened: Database) -> None:
     with opened.unit_of_work() as session:
         reserve(session, "job_1", rounds=10)
