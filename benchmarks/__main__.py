@@ -26,6 +26,11 @@ QUESTIONS = (
     "proofs",
     "memory",
 )
+# Not about speed, and longer than a coffee: asked by name.
+BY_NAME = ("utility", "attacks")
+
+
+_NAMES = f"of {', '.join(QUESTIONS)}; by name alone: {', '.join(BY_NAME)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(QUESTIONS)}")
+    parser.add_argument("names", nargs="*", metavar="name", help=_NAMES)
     parser.add_argument("--quick", action="store_true", help="a look in a minute or two")
     parser.add_argument("--full", action="store_true", help="with the CNN and 1e5 entries")
     parser.add_argument("--runs", type=int, help="repetitions a median is taken of")

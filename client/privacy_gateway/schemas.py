@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from privacy_gateway.aggregation import is_sum, only_sums
 from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.first_weights import Initial, absent
 from privacy_gateway.modelspec import LAYER_NAMES, ModelSpec
@@ -58,7 +59,8 @@ class Algorithm(Strict):
     `clip_norm` is the L2 bound C on one client's whole update; `"adaptive"` follows Andrew et al.
     2021. `proximal_mu`, above 0, belongs to dp_fedprox alone, which cannot do without it.
     `trainer` names local training that the operator has installed in the place of the algorithm's
-    own; clipping, sum, noise and price stay the same.
+    own; clipping, sum, noise and price stay the same. `aggregator` can be nothing but the sum of
+    clipped updates: a median, a trimmed mean or Krum has no sensitivity that noise could cover.
     """
 
     name: Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
@@ -69,6 +71,9 @@ class Algorithm(Strict):
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"] = 1.0
     proximal_mu: Annotated[float, Field(ge=0, le=1e6)] | None = None
     trainer: Identifier | None = Field(default=None, exclude_if=lambda value: value is None)
+    aggregator: Annotated[Literal["sum"], BeforeValidator(only_sums)] = Field(
+        default="sum", exclude_if=is_sum
+    )
 
 
 class ModelChoice(Strict):
