@@ -6,7 +6,7 @@ export UV_LINK_MODE ?= copy
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up compose test soak coverage mutants lint type fmt rego bench servers locks docs clean
+.PHONY: help demo up compose test soak coverage mutants lint type fmt rego bench utility servers locks docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ rego: servers ## OPA's own checks and tests of the library and the examples
 bench: .venv/.dev ## tables of ratios, JSON in benchmarks/results
 	$(BIN)/python -m benchmarks
 
+utility: .venv/.bench ## accuracy by privacy budget and under attack, on real people's data; an hour
+	nice $(BIN)/python -m benchmarks utility attacks
+
 docs: .venv/.demo ## make docs/reference from the code again
 	$(BIN)/python -m docs.generate
 
@@ -93,4 +96,8 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecod
 
 .venv/.dev: .venv/.demo requirements/dev.txt
 	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/.bench: .venv/.dev requirements/bench.txt
+	$(INSTALL) --require-hashes --no-deps -r requirements/bench.txt
 	@touch $@
