@@ -10,7 +10,6 @@ is hashed is what was written, never a re-serialisation.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any, Final, NamedTuple
 
 from privacy_gateway import canonical
@@ -22,18 +21,12 @@ _BEFORE_HASH: Final = b'{"hash":"'
 _BEFORE_LEAF: Final = b'","leaf":'
 _BEFORE_PREV: Final = b',"prev":"'
 _END: Final = b'"}'
-_HASH: Final = rb"([0-9a-f]{64})"
-# The last possible place of what follows the leaf is the only one at which the line can end.
-_FRAME: Final = re.compile(
-    re.escape(_BEFORE_HASH)
-    + _HASH
-    + re.escape(_BEFORE_LEAF)
-    + rb"(.+)"
-    + re.escape(_BEFORE_PREV)
-    + _HASH
-    + re.escape(_END),
-    re.DOTALL,
-)
+_HEX: Final = b"0123456789abcdef"
+# Everything but the leaf has a fixed width, so the frame is where it must be or nowhere.
+_HASH_AT: Final = slice(len(_BEFORE_HASH), len(_BEFORE_HASH) + 64)
+_LEAF_AT: Final = slice(_HASH_AT.stop + len(_BEFORE_LEAF), -len(_BEFORE_PREV) - 64 - len(_END))
+_PREV_AT: Final = slice(-64 - len(_END), -len(_END))
+_PREV_MARK_AT: Final = slice(_LEAF_AT.stop, _PREV_AT.start)
 
 
 class Line(NamedTuple):
@@ -68,10 +61,16 @@ def write_line(hash_: str, leaf: bytes, prev: str) -> bytes:
 
 def read_line(line: bytes) -> Line | None:
     """Cut an exported line, or None where its frame is damaged."""
-    cut = _FRAME.fullmatch(line)
-    if cut is None:
+    if not (
+        line.startswith(_BEFORE_HASH)
+        and line.startswith(_BEFORE_LEAF, _HASH_AT.stop)
+        and line[_PREV_MARK_AT] == _BEFORE_PREV
+        and line.endswith(_END)
+    ):
         return None
-    sealed, leaf, prev = cut.groups()
+    sealed, leaf, prev = line[_HASH_AT], line[_LEAF_AT], line[_PREV_AT]
+    if not leaf or (sealed + prev).translate(None, _HEX):
+        return None
     return Line(sealed.decode(), leaf, prev.decode())
 
 

@@ -32,6 +32,7 @@ class Job:
     """What a reservation held and how much of it was charged."""
 
     digest: str
+    form: Mapping[str, Any]
     mechanism: str
     per_round: list[int]
     researcher: str
@@ -163,6 +164,7 @@ class Population:
         yield from self._reservable(leaf)
         self.jobs[name] = Job(
             leaf["mechanism_digest"],
+            mechanism,
             sys.intern(repr(mechanism)),
             leaf["per_round"],
             researcher,
@@ -246,8 +248,12 @@ class Population:
             yield "settled", f"job {leaf['job']} was already settled"
         if leaf["mechanism_digest"] != job.digest or leaf["per_round"] != job.per_round:
             yield "price", f"job {leaf['job']} pays another price than it reserved"
-        if repr(leaf["mechanism"]) != job.mechanism:
-            yield "price", f"job {leaf['job']} runs another mechanism than it reserved"
+        # Texts, not values: to Python, true equals 1. Most charges of a job share one object.
+        if leaf["mechanism"] is not job.form:
+            if repr(leaf["mechanism"]) != job.mechanism:
+                yield "price", f"job {leaf['job']} runs another mechanism than it reserved"
+            else:
+                job.form = leaf["mechanism"]
         if leaf["researcher"] != job.researcher:
             yield "rule", f"job {leaf['job']} belongs to another researcher"
         if leaf.get("project") != job.project:
@@ -307,18 +313,21 @@ class Population:
 
     def _balance(self, stated: Mapping[str, Any]) -> Iterator[Finding]:
         """Compare the stated resulting balances with the derived ones."""
-        epsilon_nano, frozen = stated["epsilon_nano"], stated["frozen"]
-        same = {
-            "epsilon_nano": epsilon_nano == self.epsilon_nano and type(epsilon_nano) is int,
-            "charged": tuple(stated["charged"]) == self.charged,
-            "reserved": tuple(stated["reserved"]) == self.reserved,
-            "frozen": frozen is self.frozen,
-        }
-        if not all(same.values()):
-            for name in (name for name, holds in same.items() if not holds):
-                yield "balance", f"the stated {name} does not follow from the entries before"
+        epsilon_nano = stated["epsilon_nano"]
+        if epsilon_nano != self.epsilon_nano or type(epsilon_nano) is not int:
+            yield _unfounded("epsilon_nano")
+        if tuple(stated["charged"]) != self.charged:
+            yield _unfounded("charged")
+        if tuple(stated["reserved"]) != self.reserved:
+            yield _unfounded("reserved")
+        if stated["frozen"] is not self.frozen:
+            yield _unfounded("frozen")
         if min(self.reserved) < 0:
             yield "balance", "more was drawn than had been reserved"
+
+
+def _unfounded(name: str) -> Finding:
+    return "balance", f"the stated {name} does not follow from the entries before"
 
 
 def _shares_of_one(weights: Sequence[int]) -> bool:
