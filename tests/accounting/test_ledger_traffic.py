@@ -18,11 +18,13 @@ from tests.reference.script import Script
 
 CLIENTS = 16
 OPERATIONS = 10_000
+# More, and the budgets are used up: what follows would be refusals alone.
+OPERATIONS_A_BUDGET = 3000
 
 
 def storm(database: Database, operations: int, folder: Path, seed: int) -> list[str]:
     """Sixteen clients; on PostgreSQL half of them in two processes of their own."""
-    names = traffic.open_all(database, 3)
+    names = traffic.open_all(database, max(3, operations // OPERATIONS_A_BUDGET))
     if database.is_sqlite:
         crew = fleet.clients(CLIENTS, names, seed=seed)
         fleet.run(database, crew, operations)
