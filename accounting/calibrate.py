@@ -20,6 +20,8 @@ from privacy_gateway.errors import Refused
 
 # Noise multipliers are answered on a grid of 1e-4; a finer one would be noise of its own.
 NOISE_STEPS_PER_UNIT: Final = 10_000
+# As many more jobs as anybody is told of.
+MOST_JOBS: Final = 1_000_000_000
 
 
 class Account(Protocol):
@@ -51,7 +53,7 @@ def max_rounds(account: Account, mechanism: Mechanism, *, quota: Shares = None) 
     per_round = price(mechanism).per_round
     most = min(
         MAX_ROUNDS,
-        rdp.INT64_MAX // max(per_round),
+        rdp.INT64_MAX // max(1, *per_round),
         *(_most(part, per_round) for part in _parts(account, quota)),
     )
     return max(0, most)
@@ -220,5 +222,7 @@ def _room(account: Account) -> tuple[int, ...]:
 
 
 def _most(account: Account, cost: Sequence[int]) -> int:
-    """Largest multiple of `cost` that some order can take."""
-    return max(left // part for left, part in zip(_room(account), cost, strict=True))
+    """Largest multiple of `cost` that some order can take; what is free is bounded all the same."""
+    return max(
+        left // part if part else MOST_JOBS for left, part in zip(_room(account), cost, strict=True)
+    )

@@ -20,7 +20,7 @@ import dp_accounting
 from dp_accounting import NeighboringRelation
 
 from accounting.errors import invalid
-from privacy_gateway import canonical
+from privacy_gateway import canonical, rdp
 
 Kind = Literal[
     "poisson_gaussian",
@@ -29,6 +29,7 @@ Kind = Literal[
     "tree_gaussian",
     "adaptive_clipping_gaussian",
     "banded_gaussian",
+    "public_data",
 ]
 Release = Literal["update", "evaluation", "query"]
 
@@ -52,7 +53,8 @@ class Mechanism:
     """One charge unit: a round, a whole tree, or a whole run of a banded matrix.
 
     Attributes:
-        kind: which row of the price table applies.
+        kind: which row of the price table applies; `public_data` opens no person's data and is
+            free.
         noise_multiplier: standard deviation of the noise on the sum, over the clip norm. For
             adaptive clipping the joint one of update and clip count together.
         clients: public size N of the population; 0 where the price does not depend on it.
@@ -81,6 +83,8 @@ class Mechanism:
         check_noise("noise_multiplier", self.noise_multiplier)
         # Not a conversion of the caller's type but of ours: an accepted int must not survive.
         object.__setattr__(self, "noise_multiplier", float(self.noise_multiplier))
+        if self.kind == rdp.FREE and self.release != "evaluation":
+            raise invalid("mechanism", f"no {self.release} is free")
         if self.kind in _SAMPLED:
             check_count("clients", self.clients, MAX_CLIENTS)
             check_count("clients_per_round", self.clients_per_round, self.clients)
@@ -110,6 +114,8 @@ class Mechanism:
             "noise_multiplier": repr(self.noise_multiplier),
             "release": self.release,
         }
+        if self.kind == rdp.FREE:
+            del form["noise_multiplier"]
         if self.kind in _SAMPLED:
             form |= {"clients": self.clients, "clients_per_round": self.clients_per_round}
         if self.kind in WHOLE:
@@ -134,6 +140,8 @@ class Mechanism:
 
     def dp_event(self) -> dp_accounting.DpEvent:
         """The event of one charge unit."""
+        if self.kind == rdp.FREE:
+            return dp_accounting.NoOpDpEvent()
         gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
         if self.kind == "gaussian":
             return gaussian

@@ -21,6 +21,7 @@ from accounting.mechanism import (
     check_number,
     update_noise,
 )
+from privacy_gateway import rdp
 from privacy_gateway.schemas import JobRequest
 
 Sampling = Literal["poisson", "fixed_size", "none"]
@@ -59,6 +60,7 @@ class TrainingPlan:
         cohort: `visible` where anybody untrusted learns who was drawn; then sampling hides nobody
             and every round is priced as if all took part (q = 1).
         bands: b of the banded matrix mechanism that `dp_ftrl` uses instead of a tree.
+        public: the one release is measured on public records alone; cohort and noise are not used.
 
     Raises:
         Refused: `invalid_request` naming the field, from the constructor.
@@ -74,6 +76,7 @@ class TrainingPlan:
     release: Release = "update"
     cohort: Cohort = "secret"
     bands: int | None = None
+    public: bool = False
 
     def __post_init__(self) -> None:
         check_count("clients", self.population_clients, MAX_CLIENTS)
@@ -90,6 +93,8 @@ class TrainingPlan:
     def mechanism(self) -> Mechanism:
         """One charge unit of this plan."""
         kind = self._kind
+        if kind == rdp.FREE:
+            return Mechanism(kind, noise_multiplier=1.0, release=self.release)
         sampled = kind not in ("gaussian", "tree_gaussian")
         size = self.population_clients if self.cohort == "visible" else self.clients_per_round
         return Mechanism(
@@ -173,6 +178,8 @@ class TrainingPlan:
 
     @property
     def _kind(self) -> Kind:
+        if self.public:
+            return "public_data"
         if self.algorithm == "dp_ftrl":
             return "tree_gaussian" if self.bands is None else "banded_gaussian"
         if self.clip_norm is None:
@@ -260,6 +267,7 @@ def plan_of(request: JobRequest, *, clients: int, cohort: Cohort = "secret") -> 
         algorithm=request.algorithm.name,
         release=_RELEASES[request.kind],
         cohort=cohort,
+        public=request.split == "public_test",
     )
 
 

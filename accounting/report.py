@@ -25,7 +25,7 @@ def mechanism_of(form: Mapping[str, Any]) -> Mechanism:
     count_noise = form.get("clip_count_noise")
     return Mechanism(
         kind=cast("Kind", form["kind"]),
-        noise_multiplier=float(form["noise_multiplier"]),
+        noise_multiplier=float(form.get("noise_multiplier", 1.0)),
         clients=int(form.get("clients", 0)),
         clients_per_round=int(form.get("clients_per_round", 0)),
         steps=int(form.get("steps", 0)),

@@ -131,14 +131,20 @@ def get(session: Session, dataset_id: str) -> Dataset:
     return row
 
 
+def has_public_test(row: Dataset) -> bool:
+    """Whether there are test records that the owner declared public when registering."""
+    return row.test_examples > 0 and bool(row.manifest.get("test_public", True))
+
+
 def stores(row: Dataset, state_dir: Path) -> tuple[Path, Path | None]:
     """Where a version's stores lie on this machine: its people's, and the public test set's.
 
-    Rows name stores below `datasets/` of the state directory, so that one that was moved or
-    restored elsewhere still finds them; an absolute name is taken as it is.
+    Test records that are not public have no place here: nothing may measure on them. Rows name
+    stores below `datasets/` of the state directory, so that one that was moved or restored
+    elsewhere still finds them; an absolute name is taken as it is.
     """
     home = state_dir.resolve() / FOLDER
-    test = row.test_store_path
+    test = row.test_store_path if has_public_test(row) else None
     return home / row.store_path, None if test is None else home / test
 
 

@@ -34,11 +34,17 @@ def rules(
         delta: δ of the population's budget.
         flops_per_round: bound on the arithmetic of one round.
     """
+    # On public records nobody is drawn and no noise is added.
+    drawn = request.split == "clients"
     checks = [
         _at_least(
             "clients_per_round", request.clients_per_round, settings.minimum_clients_per_round
-        ),
-        _at_least("noise_multiplier", request.noise_multiplier, settings.minimum_noise_multiplier),
+        )
+        if drawn
+        else None,
+        _at_least("noise_multiplier", request.noise_multiplier, settings.minimum_noise_multiplier)
+        if drawn
+        else None,
         _at_least("dataset", clients, settings.minimum_population_clients),
         _delta_small(delta, clients),
         _computable(flops_per_round, settings.maximum_flops_per_round),
@@ -79,15 +85,24 @@ def refuse_trainer(settings: Settings, request: JobRequest) -> None:
         raise invalid(field, "goes with dp_fedavg and dp_ftrl, in training", value=name)
 
 
-def refuse_evaluation(request: JobRequest) -> None:
+def refuse_evaluation(request: JobRequest, *, public_test: bool) -> None:
     """An evaluation is one release of metrics of a model that was released before.
+
+    On public test records it may as well be an upload: nothing can be learned there of anybody.
+
+    Args:
+        request: the job.
+        public_test: whether the data set's owner declared test records public.
 
     Raises:
         Refused: `invalid_request` naming the field.
     """
+    if request.split == "public_test":
+        _refuse_split(request, public_test)
     if request.kind != "evaluate":
         return
-    if request.initial is None or request.initial.job is None:
+    uploaded = request.initial is not None and request.initial.job is None
+    if request.initial is None or (uploaded and request.split == "clients"):
         raise invalid("initial", "an evaluation names the job whose released model it measures")
     if request.rounds != 1:
         raise invalid("rounds", "an evaluation is one release", value=request.rounds, limit=1)
@@ -98,6 +113,15 @@ def refuse_evaluation(request: JobRequest) -> None:
     if "weights" in request.outputs or "dp_metrics" not in request.outputs:
         asked = ", ".join(request.outputs)
         raise invalid("outputs", "an evaluation gives dp_metrics and no weights", value=asked)
+
+
+def _refuse_split(request: JobRequest, public_test: bool) -> None:
+    """The owner alone says that test records are public, and only an evaluation is of them."""
+    split = request.split
+    if request.kind != "evaluate":
+        raise invalid("split", "belongs to an evaluation", value=split)
+    if not public_test:
+        raise invalid("split", "the data set's owner declared no test records public", value=split)
 
 
 def _at_least(field: str, value: float, floor: float) -> Rule | None:

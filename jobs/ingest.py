@@ -145,6 +145,11 @@ def _check_manifest(manifest: Manifest) -> None:
         "manifest.test_fraction",
         "and named test records are two ways to say the same; use one",
     )
+    check(
+        manifest.test_public or named or manifest.test_fraction is not None,
+        "manifest.test_public",
+        "speaks of test records, and the manifest names none",
+    )
     check_vocabulary(manifest)
     for name in ("feature_range", "label_range"):
         bounds = getattr(manifest, name)
@@ -248,6 +253,7 @@ def _digest(
             # Only where it is not as ever: digests of earlier versions stay what they were.
             **({} if manifest.cohort == "secret" else {"cohort": manifest.cohort}),
             **({} if manifest.vocabulary is None else {"vocabulary": manifest.vocabulary}),
+            **({} if manifest.test_public else {"test_public": False}),
         }
     )
     return hmac.new(key, content, hashlib.sha256).hexdigest()

@@ -7,7 +7,7 @@ admitted, one step further is refused. Asking changes nothing and reserves nothi
 from __future__ import annotations
 
 from accounting.mechanism import MAX_ROUNDS, MIN_NOISE
-from jobs import runnable, situation
+from jobs import initial, runnable, situation
 from jobs.principal import Principal
 from jobs.search import Field, least_change, turned
 from jobs.services import Services
@@ -33,7 +33,7 @@ def solve(
 
     Raises:
         Refused: `not_found`, `forbidden`, `unsupported`; `invalid_request` when the cohort is
-            solved for without sampling.
+            solved for without sampling, or on `initial`.
     """
     principal.require("researcher", "owner")
     runnable.refuse(request)
@@ -42,6 +42,7 @@ def solve(
         raise Refused("invalid_request", f"solve_for: {fault.message}", errors=[fault])
     with services.database.read() as session:
         known = situation.read(session, principal, request.dataset, project=request.project)
+        initial.refuse_unknown(session, principal, request)
     boldest = turned(request, solve_for, _boldest(services, known, solve_for))
     judged = least_change(Field(services, principal, known, services.clock()), boldest, solve_for)
     if judged is None:

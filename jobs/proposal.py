@@ -13,7 +13,7 @@ from fractions import Fraction
 from accounting import curve
 from accounting.curve import Price
 from accounting.plan import TrainingPlan, plan_of
-from jobs import floors
+from jobs import catalogue, floors
 from jobs.settings import Settings
 from jobs.situation import Situation
 from jobs.tables_datasets import Dataset
@@ -59,7 +59,8 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
             naming the field.
     """
     floors.refuse_proximal_mu(request.algorithm)
-    floors.refuse_evaluation(request)
+    public_test = catalogue.has_public_test(situation.dataset)
+    floors.refuse_evaluation(request, public_test=public_test)
     floors.refuse_trainer(settings, request)
     size = _fitting_model(settings, situation, request)
     plan = plan_for(request, situation.dataset, clients=situation.balance.clients)
@@ -118,10 +119,15 @@ def _cost(price: Price, plan: TrainingPlan) -> tuple[int, ...]:
 
 def _compute(situation: Situation, request: JobRequest, size: ModelSize) -> dict[str, int]:
     """Upper bound on the work: every client at the public cap of examples."""
+    if request.split == "public_test":
+        return _computed(size, 0, situation.dataset.test_examples * size.flops)
     examples = int(situation.dataset.manifest.get("examples_per_client", 1))
     updates = request.rounds * request.clients_per_round
     epochs = request.algorithm.local_epochs
-    flops = updates * examples * epochs * TRAINING_PASSES * size.flops
+    return _computed(size, updates, updates * examples * epochs * TRAINING_PASSES * size.flops)
+
+
+def _computed(size: ModelSize, updates: int, flops: int) -> dict[str, int]:
     return {
         "parameters": size.parameters,
         "client_updates": updates,

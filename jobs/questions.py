@@ -12,11 +12,13 @@ from typing import TypedDict
 from accounting import curve
 from accounting import filter as budget_filter
 from accounting.ledger import QuotaBalance
+from jobs.catalogue import has_public_test
 from jobs.principal import Principal
 from jobs.proposal import Proposal
 from jobs.situation import Situation, left_nano, spent_nano, terms_of
 from policies import question
 from policies.question import Question
+from privacy_gateway.first_weights import Initial
 from privacy_gateway.schemas import Algorithm
 
 
@@ -36,6 +38,7 @@ def question_of(
             clients=situation.balance.clients,
             privacy_unit=situation.balance.privacy_unit,
             tags=tuple(dataset.tags),
+            public_test_examples=dataset.test_examples if has_public_test(dataset) else 0,
         ),
         job=_job_facts(proposal),
         policy_id=revision.id,
@@ -107,12 +110,22 @@ def _job_facts(proposal: Proposal) -> question.JobFacts:
         clip_norm=request.algorithm.clip_norm,
         local_epochs=request.algorithm.local_epochs,
         outputs=tuple(sorted(set(request.outputs))),
+        initial=_initial(request.initial),
+        split=request.split,
         model=question.ModelFacts(
             fingerprint=spec.fingerprint,
             layers=tuple(layer.type for layer in spec.layers),
             parameters=proposal.size.parameters,
         ),
     )
+
+
+def _initial(initial: Initial | None) -> question.InitialFacts:
+    if initial is None:
+        return question.InitialFacts()
+    if initial.job is not None:
+        return question.InitialFacts("release", initial.job)
+    return question.InitialFacts("upload", initial.weights or "")
 
 
 def _cost_facts(situation: Situation, proposal: Proposal, spent: int) -> question.CostFacts:

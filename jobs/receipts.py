@@ -19,6 +19,7 @@ from accounting import curve, log
 from accounting.plan import TrainingPlan
 from accounting.tables import ENTRY, Population
 from jobs import starting_weights
+from jobs.catalogue import has_public_test
 from jobs.proposal import plan_for
 from jobs.recheck import request_of
 from jobs.tables import Job, JobEvent, JobRelease
@@ -50,7 +51,12 @@ def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str
         "status": job.status,
         "reason": reason,
         "issued_at": rfc3339(now),
-        "dataset": {"id": dataset.id, "version": dataset.version, "digest": dataset.digest},
+        "dataset": {
+            "id": dataset.id,
+            "version": dataset.version,
+            "digest": dataset.digest,
+            "public_test_examples": dataset.test_examples if has_public_test(dataset) else 0,
+        },
         "guarantee": {
             "unit": population.privacy_unit,
             "adjacency": ADJACENCY,
@@ -61,11 +67,7 @@ def build(session: Session, job: Job, *, reason: str, now: datetime) -> dict[str
         },
         "mechanism": plan.mechanism.canonical(),
         "mechanism_digest": job.mechanism_digest,
-        "sampling": {
-            "kind": plan.sampling,
-            "clients_per_round": plan.clients_per_round,
-            "rate": plan.clients_per_round / plan.population_clients,
-        },
+        "sampling": _sampling(plan),
         "clipping": _clipping(session, job, plan),
         "rounds": {
             "requested": job.rounds,
@@ -118,8 +120,21 @@ def _epsilon(job: Job, plan: TrainingPlan) -> float:
     return curve.standalone_epsilon(plan.mechanism, units, float(job.delta))
 
 
+def _sampling(plan: TrainingPlan) -> dict[str, Any]:
+    """Who took part in a round: nobody, where records were public."""
+    if plan.public:
+        return {"kind": "none", "clients_per_round": 0, "rate": 0.0}
+    return {
+        "kind": plan.sampling,
+        "clients_per_round": plan.clients_per_round,
+        "rate": plan.clients_per_round / plan.population_clients,
+    }
+
+
 def _clipping(session: Session, job: Job, plan: TrainingPlan) -> dict[str, Any]:
     """The clip norm, or the constants it followed from and where it got to."""
+    if plan.public:
+        return {"kind": "none"}
     if plan.clip_norm is not None:
         return {"kind": "fixed", "clip_norm": plan.clip_norm}
     parameters = plan.engine_parameters()
@@ -173,7 +188,9 @@ def _model(session: Session, job: Job) -> dict[str, Any] | None:
         return None
     request = request_of(job)
     if request.kind == "evaluate" and request.initial is not None:
-        told = {"evaluated_job": request.initial.job, "metrics_sha256": row.digest}
+        source = starting_weights.provenance(session, request.initial)
+        told = {"evaluated_job": source["job"]} if "job" in source else {"evaluated": source}
+        told |= {"metrics_sha256": row.digest, "split": request.split}
         return told | {"architecture": request.model.architecture.fingerprint}
     begun = starting_weights.provenance(session, request.initial) if request.initial else None
     return {
@@ -193,6 +210,11 @@ def _statement(job: Job, population: Population, plan: TrainingPlan, epsilon: fl
     """The paragraph for people."""
     if job.rounds_charged == 0:
         return "No round was run: no data was opened, nothing was released, nothing was charged."
+    if plan.public:
+        return (
+            "One model was measured on test records that the owner of the data declared public."
+            f" No {population.privacy_unit}'s data was opened and nothing was charged."
+        )
     again = job.rounds_charged - job.rounds_published
     repeated = (
         f" {again} more were charged without being released, because they were repeated or stopped."

@@ -13,7 +13,7 @@ from typing import Literal
 from accounting import filter as budget_filter
 from accounting import ledger
 from accounting.ledger import Balance, QuotaBalance
-from jobs import quoting, situation
+from jobs import initial, quoting, situation
 from jobs.principal import Principal
 from jobs.services import Services
 from jobs.situation import Situation, charged_nano, spent_nano
@@ -69,6 +69,7 @@ def _after(
     """The facts for one member, as those before it would leave them."""
     with services.database.read() as session:
         known = situation.read(session, principal, request.dataset, project=request.project)
+        initial.refuse_unknown(session, principal, request)
         own = ledger.quota(session, known.balance.population_id, principal.id)
     mine = [
         (there, asked, cost)

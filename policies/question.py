@@ -43,13 +43,25 @@ class SubjectFacts:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """What is asked about; `clients` is the public size of the population."""
+    """What is asked about; `clients` is the public size of the population.
+
+    `public_test_examples` counts the test records its owner declared public.
+    """
 
     id: str
     population: str
     clients: int
     privacy_unit: str
     tags: tuple[str, ...] = ()
+    public_test_examples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InitialFacts:
+    """What a job begins with or measures: `none`, a `release` or an `upload`, and its id."""
+
+    kind: Literal["none", "release", "upload"] = "none"
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What is to be done. `clip_norm` is a number or `"adaptive"`; `project` may be empty."""
+    """What is to be done. `clip_norm` is a number or `"adaptive"`; `project` may be empty.
+
+    `split` says on whom: `clients`, or `public_test`, where cohort and noise are not used.
+    """
 
     algorithm: str
     purpose: str
@@ -75,6 +90,8 @@ class JobFacts:
     outputs: tuple[str, ...]
     model: ModelFacts
     project: str = ""
+    initial: InitialFacts = InitialFacts()
+    split: str = "clients"
 
 
 @dataclass(frozen=True, slots=True)

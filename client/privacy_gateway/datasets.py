@@ -163,13 +163,16 @@ class Dataset:
         assets = ", ".join(repr(asset.name) for asset in self.assets)
         return f"Dataset({self.name!r} v{self.view.version}, {self.clients} clients, [{assets}])"
 
+    def _test_split(self) -> str:
+        return "public: evaluations are free" if self.view.test_public else "not public"
+
     def _repr_html_(self) -> str:
         facts = {
             "id": self.id,
             "clients": f"{self.clients} × {self.view.privacy_unit}",
             "assets": [f"{a.name} {a.dtype}{list(a.shape)}" for a in self.assets],
             "classes": self.view.classes,
-            "public test examples": self.view.test_examples,
+            "test examples": f"{self.view.test_examples}, {self._test_split()}",
             "policy revision": self.view.policy,
         }
         return notebook.html_facts(f"{self.name} v{self.view.version}", facts)

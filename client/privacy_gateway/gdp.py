@@ -25,7 +25,7 @@ from typing import Final
 from privacy_gateway import rdp
 
 FILTER: Final = "gdp"
-KINDS: Final = ("gaussian",)
+KINDS: Final = ("gaussian", rdp.FREE)
 """Mechanisms such a budget can pay for."""
 
 ORDER: Final = 2.0

@@ -94,11 +94,13 @@ class Prices:
             except (ValueError, ArithmeticError) as error:
                 yield "price", f"the mechanism cannot be priced: {error}"
                 return
+        least = 0 if mechanism["kind"] == rdp.FREE else 1
         units = UNITS_TOLERANCE * rdp.participations(mechanism)
         for order, stated, nats in zip(rdp.ORDERS, per_round, self._curves[digest], strict=True):
             exact = nats * rdp.PICO
             slack = RELATIVE_TOLERANCE * exact + units
-            if not max(1, exact - slack) <= stated <= exact + slack + 1:
+            # Only what opens no person's data is free.
+            if not max(least, exact - slack) <= stated <= exact + slack + 1:
                 yield (
                     "price",
                     f"order {order:g}: {stated} pico-nats a round stated, {exact:.1f} recomputed",

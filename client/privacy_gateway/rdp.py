@@ -53,6 +53,8 @@ PICO: Final = 10**12
 NANO: Final = 10**9
 FEMTO: Final = 10**15
 INT64_MAX: Final = 2**63 - 1
+# The kind of mechanism that opens no person's data: public records alone, and no cost.
+FREE: Final = "public_data"
 
 # Beyond this many nats below the peak a term cannot change a double.
 _NEGLIGIBLE: Final = 60.0
@@ -113,6 +115,8 @@ def curve(mechanism: Mapping[str, Any], orders: Sequence[float] = ORDERS) -> tup
         ValueError: an unknown kind, or a member that is missing or of the wrong type.
     """
     kind = mechanism.get("kind")
+    if kind == FREE:
+        return (0.0,) * len(orders)
     z = _noise(mechanism)
     if kind == "gaussian":
         return tuple(gaussian_rdp(z, order) for order in orders)
@@ -131,6 +135,8 @@ def curve(mechanism: Mapping[str, Any], orders: Sequence[float] = ORDERS) -> tup
 
 def event_text(mechanism: Mapping[str, Any]) -> str:
     """The dp-accounting event of one charge unit, as text for people and auditors."""
+    if mechanism["kind"] == FREE:
+        return "NoOpDpEvent()"
     z = _noise(mechanism)
     gaussian = f"GaussianDpEvent(noise_multiplier={z!r})"
     kind = mechanism["kind"]

@@ -68,7 +68,11 @@ def read(spent: Iterable[Spent], delta: float) -> Readings:
     Raises:
         ValueError: a mechanism that cannot be priced.
     """
-    runs = [(mechanism, rounds) for mechanism, rounds in spent if rounds > 0]
+    runs = [
+        (mechanism, rounds)
+        for mechanism, rounds in spent
+        if rounds > 0 and mechanism["kind"] != rdp.FREE
+    ]
     notes: list[str] = []
     upper = rdp_epsilon(runs, delta)
     if not runs:

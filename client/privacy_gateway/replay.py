@@ -341,6 +341,8 @@ def _exact(leaf: Mapping[str, Any]) -> Iterator[Finding]:
     if mechanism["kind"] not in gdp.KINDS:
         yield "filter", f"job {leaf['job']}: the filter gdp cannot add up a {mechanism['kind']}"
         return
+    if mechanism["kind"] == rdp.FREE:
+        return
     least = gdp.exact_costs(float(mechanism["noise_multiplier"]))[gdp.INDEX]
     if leaf["per_round"][gdp.INDEX] < least:
         yield "price", f"job {leaf['job']} is priced below 1/z², exactly {least} units"

@@ -87,7 +87,8 @@ class JobRequest(Strict):
 
     `project` names a piece of work whose share of the budget the job draws on besides; one has to
     be a member of it. `initial` names the weights that training begins with, or
-    that an evaluation measures.
+    that an evaluation measures. `split` says on whom it measures: `clients`, charged, or
+    `public_test`, the test records that the data set's owner declared public, free.
     """
 
     dataset: Identifier
@@ -112,6 +113,9 @@ class JobRequest(Strict):
     mock: bool = False
     project: Identifier | None = None
     initial: Initial | None = Field(default=None, exclude_if=absent)
+    split: Literal["clients", "public_test"] = Field(
+        default="clients", exclude_if=lambda value: value == "clients"
+    )
 
 
 class SweepRequest(Strict):

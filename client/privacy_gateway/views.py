@@ -215,6 +215,7 @@ class DatasetView(View):
     label: str
     classes: int | None
     test_examples: int
+    test_public: bool = False
     tags: list[str]
     block: str | None = None
     policy: int | None = None

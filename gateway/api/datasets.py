@@ -216,6 +216,7 @@ def _view(session: Session, row: Dataset) -> DatasetView:
         label=str(row.manifest.get("label", "")),
         classes=row.classes,
         test_examples=row.test_examples,
+        test_public=catalogue.has_public_test(row),
         tags=row.tags,
         block=row.manifest.get("block"),
         policy=session.scalar(active),

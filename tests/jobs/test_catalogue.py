@@ -114,7 +114,10 @@ def test_a_state_directory_may_move(house: Database, source: Path, tmp_path: Pat
 
 def test_a_store_may_lie_elsewhere(tmp_path: Path) -> None:
     row = Dataset.model_construct(
-        store_path=str(tmp_path / "people"), test_store_path=str(tmp_path / "public")
+        store_path=str(tmp_path / "people"),
+        test_store_path=str(tmp_path / "public"),
+        test_examples=1,
+        manifest={},
     )
     assert catalogue.stores(row, tmp_path / "state") == (tmp_path / "people", tmp_path / "public")
 
@@ -123,7 +126,9 @@ def test_a_relative_state_directory_is_resolved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    row = Dataset.model_construct(store_path="abc/train", test_store_path="abc/test")
+    row = Dataset.model_construct(
+        store_path="abc/train", test_store_path="abc/test", test_examples=1, manifest={}
+    )
     home = tmp_path.resolve() / "state" / "datasets" / "abc"
     assert catalogue.stores(row, Path("state")) == (home / "train", home / "test")
 
