@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from numpy.typing import NDArray
 
-from accounting import optimum
+from accounting import optimum, series
 from accounting.errors import price_disagreement, price_overflow
 from accounting.mechanism import MAX_ROUNDS, Mechanism, check_count
 from privacy_gateway import gdp, rdp
@@ -31,6 +31,9 @@ ENGINE: Final = f"dp-accounting {version('dp-accounting')}"
 RELATIVE_TOLERANCE: Final = 1e-6
 # A tenth of the currency's unit: dp-accounting sums around 1 and keeps no digits below 1e-15.
 ABSOLUTE_TOLERANCE: Final = 1e-13
+Divergences = Callable[[Mechanism, Sequence[float]], tuple[float, ...]]
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+_DEFAULT_ORDERS: Final = np.array(RdpAccountant().orders)
 _POISSON: Final = ("poisson_gaussian", "adaptive_clipping_gaussian", "banded_gaussian")
 # A PLD at very large ε takes gigabytes; nobody needs the second figure there.
 PLD_MAX_EPSILON: Final = 60.0
@@ -78,7 +81,11 @@ def price(mechanism: Mechanism) -> Price:
             integer order would be charged below dp-accounting's value; `price_overflow` when a
             value is not finite or does not fit.
     """
-    first = authoritative(mechanism)
+    return _priced(mechanism, authoritative(mechanism))
+
+
+def _priced(mechanism: Mechanism, first: Sequence[float]) -> Price:
+    """Both engines' larger value, where they agree."""
     second = rdp.curve(mechanism.canonical())
     for order, ours, theirs in zip(rdp.ORDERS, second, first, strict=True):
         if not agree(theirs, ours, mechanism.participations):
@@ -107,11 +114,14 @@ def agree(first: float, second: float, participations: int = 1) -> bool:
 
 def authoritative(mechanism: Mechanism) -> tuple[float, ...]:
     """The first engine's curve on `rdp.ORDERS`, nats per charge unit."""
-    sampled = mechanism.kind in _POISSON
-    if not sampled or mechanism.sampling_rate == 1.0:
+    return _first_curve(mechanism, _divergences)
+
+
+def _first_curve(mechanism: Mechanism, divergences: Divergences) -> tuple[float, ...]:
+    if not _sampled(mechanism):
         return _divergences(mechanism, rdp.ORDERS)
     whole = [order for order in rdp.ORDERS if order.is_integer()]
-    values = dict(zip(whole, _divergences(mechanism, whole), strict=True))
+    values = dict(zip(whole, divergences(mechanism, whole), strict=True))
     q, z = mechanism.sampling_rate, mechanism.noise_multiplier
     return tuple(
         values[order] if order in values else mechanism.participations * _quadrature(q, z, order)
@@ -135,10 +145,13 @@ def standalone_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float
 def _standalone_epsilon(mechanism: Mechanism, rounds: int, delta: float) -> float:
     """A request is priced before the lock, under it, and before each block: the same each time."""
     quick = optimum.least_epsilon(mechanism, rounds, delta, _divergence)
-    if quick is not None:
-        return quick
-    orders, curve = default_curve(mechanism)
-    epsilon, _ = compute_epsilon(orders, rounds * curve, delta)
+    return quick if quick is not None else _searched(default_curve(mechanism), rounds, delta)
+
+
+def _searched(curve: Curve, rounds: int, delta: float) -> float:
+    """The least ε of all orders of a curve."""
+    orders, divergences = curve
+    epsilon, _ = compute_epsilon(orders, rounds * divergences, delta)
     return float(epsilon)
 
 
@@ -164,6 +177,54 @@ def pld_event(mechanism: Mechanism, rounds: int) -> dp_accounting.DpEvent:
     return dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(effective), rounds)
 
 
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """How a request is priced: its charge unit, and its stand-alone ε by rounds and δ."""
+
+    price: Callable[[Mechanism], Price]
+    standalone_epsilon: Callable[[Mechanism, int, float], float]
+
+
+@lru_cache(maxsize=4096)
+def _price_in_bulk(mechanism: Mechanism) -> Price:
+    return _priced(mechanism, _first_curve(mechanism, _divergences_in_bulk))
+
+
+def _epsilon_in_bulk(mechanism: Mechanism, rounds: int, delta: float) -> float:
+    check_count("rounds", rounds, MAX_ROUNDS)
+    quick = optimum.least_epsilon(mechanism, rounds, delta, _divergence_in_bulk)
+    return quick if quick is not None else _searched(_default_in_bulk(mechanism), rounds, delta)
+
+
+@lru_cache(maxsize=4096)
+def _default_in_bulk(mechanism: Mechanism) -> Curve:
+    if not _sampled(mechanism):
+        return default_curve(mechanism)
+    return _DEFAULT_ORDERS, np.array(_divergences_in_bulk(mechanism, _DEFAULT_ORDERS.tolist()))
+
+
+@lru_cache(maxsize=65536)
+def _divergence_in_bulk(mechanism: Mechanism, order: float) -> float:
+    if not _sampled(mechanism):
+        return _divergence(mechanism, order)
+    value = series.divergence(mechanism.sampling_rate, mechanism.noise_multiplier, order)
+    return mechanism.participations * value
+
+
+def _divergences_in_bulk(mechanism: Mechanism, orders: Sequence[float]) -> tuple[float, ...]:
+    return tuple(_divergence_in_bulk(mechanism, order) for order in orders)
+
+
+EXACT: Final = Pricing(price, standalone_epsilon)
+# The same numbers to the last bit, for grids nobody asked for yet; see `accounting.series`.
+IN_BULK: Final = Pricing(_price_in_bulk, _epsilon_in_bulk)
+
+
+def _sampled(mechanism: Mechanism) -> bool:
+    """Whether dp-accounting prices it by its series."""
+    return mechanism.kind in _POISSON and mechanism.sampling_rate < 1.0
+
+
 def _divergences(mechanism: Mechanism, orders: Sequence[float]) -> tuple[float, ...]:
     accountant = RdpAccountant(orders, mechanism.neighboring_relation)
     accountant.compose(mechanism.dp_event())
@@ -177,7 +238,7 @@ def _divergence(mechanism: Mechanism, order: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def default_curve(mechanism: Mechanism) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def default_curve(mechanism: Mechanism) -> Curve:
     """Default orders and one charge unit's divergences at them; composition is multiplication."""
     accountant = RdpAccountant(neighboring_relation=mechanism.neighboring_relation)
     accountant.compose(mechanism.dp_event())

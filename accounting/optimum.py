@@ -9,8 +9,9 @@ the finite sum) only narrow that search: they must never be shown, charged or ad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -55,7 +56,7 @@ def least_epsilon(
         return float(epsilon)
 
     fractional, whole = _divergences(mechanism)
-    best = min(asked(order) for _, order in _ranked(WHOLE, whole, rounds, delta)[:2])
+    best = min(asked(order) for _, order in islice(_ranked(WHOLE, whole, rounds, delta), 2))
     for bound, order in _ranked(FRACTIONAL, fractional, rounds, delta):
         if bound >= best:
             break
@@ -65,12 +66,19 @@ def least_epsilon(
 
 def _ranked(
     orders: NDArray[np.float64], divergences: NDArray[np.float64], rounds: int, delta: float
-) -> list[tuple[float, float]]:
+) -> Iterator[tuple[float, float]]:
     """Exact ε and order, the least ε first."""
-    epsilons = (
-        rounds * divergences + np.log1p(-1.0 / orders) - np.log(delta * orders) / (orders - 1.0)
-    )
-    return [(float(epsilons[i]), float(orders[i])) for i in np.argsort(epsilons)]
+    added, subtracted = _conversion(orders is WHOLE, delta)
+    epsilons = rounds * divergences + added - subtracted
+    for place in epsilons.argsort():
+        yield float(epsilons[place]), float(orders[place])
+
+
+@lru_cache(maxsize=64)
+def _conversion(whole: bool, delta: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What (ε, δ) costs above the divergence, by order, in two parts."""
+    orders = WHOLE if whole else FRACTIONAL
+    return np.log1p(-1.0 / orders), np.log(delta * orders) / (orders - 1.0)
 
 
 @lru_cache(maxsize=4096)

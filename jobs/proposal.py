@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from accounting import curve
-from accounting.curve import Price
+from accounting.curve import Price, Pricing
 from accounting.plan import TrainingPlan, plan_of
 from jobs import catalogue, floors
 from jobs.settings import Settings
@@ -51,8 +51,22 @@ class Proposal:
     compute: dict[str, int]
 
 
-def propose(settings: Settings, situation: Situation, request: JobRequest) -> Proposal:
+def propose(
+    settings: Settings,
+    situation: Situation,
+    request: JobRequest,
+    *,
+    pricing: Pricing = curve.EXACT,
+    like: Proposal | None = None,
+) -> Proposal:
     """Plan and price a request.
+
+    Args:
+        settings: where the operator put the floors.
+        situation: the data set and its people.
+        request: what is asked for.
+        pricing: who prices.
+        like: of the same model, loss and data set, whose size is known.
 
     Raises:
         Refused: `invalid_request`, `model_refused`, `price_disagreement` or `price_overflow`,
@@ -62,12 +76,13 @@ def propose(settings: Settings, situation: Situation, request: JobRequest) -> Pr
     public_test = catalogue.has_public_test(situation.dataset)
     floors.refuse_evaluation(request, public_test=public_test)
     floors.refuse_trainer(settings, request)
-    size = _fitting_model(settings, situation, request)
+    size = like.size if like else _fitting_model(settings, situation, request)
     plan = plan_for(request, situation.dataset, clients=situation.balance.clients)
-    situation.balance.check_mechanism(plan.mechanism)
-    price = curve.price(plan.mechanism)
+    mechanism = plan.mechanism
+    situation.balance.check_mechanism(mechanism)
+    price = pricing.price(mechanism)
     delta = situation.balance.terms.delta_float
-    epsilon = curve.standalone_epsilon(plan.mechanism, plan.charge_units, delta)
+    epsilon = pricing.standalone_epsilon(mechanism, plan.charge_units, delta)
     return Proposal(
         request=request,
         plan=plan,

@@ -6,6 +6,7 @@ depend on a client's data. ε goes as whole nano-units: costs rounded up, what r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import TypedDict
 
@@ -40,11 +41,30 @@ def question_of(
             tags=tuple(dataset.tags),
             public_test_examples=dataset.test_examples if has_public_test(dataset) else 0,
         ),
-        job=_job_facts(proposal),
+        job=_job_facts(proposal, _model_facts(proposal)),
         policy_id=revision.id,
         policy_version=revision.number,
         **_moving(principal, situation, proposal, request_id, now),
     )
+
+
+def questions_of(
+    principal: Principal, situation: Situation, request_id: str, now: datetime
+) -> Callable[[Proposal], Question]:
+    """`question_of` for many proposals of one model under the same facts, written once."""
+    first: list[tuple[Question, question.ModelFacts]] = []
+    spent = spent_nano(situation.balance)
+
+    def questioned(proposal: Proposal) -> Question:
+        if not first:
+            asked = question_of(principal, situation, proposal, request_id, now)
+            first.append((asked, _model_facts(proposal)))
+            return asked
+        asked, model = first[0]
+        cost = _cost_facts(situation, proposal, spent)
+        return question.of_job(asked, job=_job_facts(proposal, model), cost=cost)
+
+    return questioned
 
 
 def question_again(
@@ -98,8 +118,8 @@ def _algorithm(algorithm: Algorithm) -> str:
     return algorithm.name + (f":{algorithm.trainer}" if algorithm.trainer else "")
 
 
-def _job_facts(proposal: Proposal) -> question.JobFacts:
-    request, spec = proposal.request, proposal.request.model.architecture
+def _job_facts(proposal: Proposal, model: question.ModelFacts) -> question.JobFacts:
+    request = proposal.request
     return question.JobFacts(
         algorithm=_algorithm(request.algorithm),
         purpose=request.purpose,
@@ -112,11 +132,16 @@ def _job_facts(proposal: Proposal) -> question.JobFacts:
         outputs=tuple(sorted(set(request.outputs))),
         initial=_initial(request.initial),
         split=request.split,
-        model=question.ModelFacts(
-            fingerprint=spec.fingerprint,
-            layers=tuple(layer.type for layer in spec.layers),
-            parameters=proposal.size.parameters,
-        ),
+        model=model,
+    )
+
+
+def _model_facts(proposal: Proposal) -> question.ModelFacts:
+    spec = proposal.request.model.architecture
+    return question.ModelFacts(
+        fingerprint=spec.fingerprint,
+        layers=tuple(layer.type for layer in spec.layers),
+        parameters=proposal.size.parameters,
     )
 
 

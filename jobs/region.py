@@ -7,29 +7,35 @@ recorded or reserved, and nothing here may depend on anybody's data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from accounting import curve
 from jobs import judgement, situation
 from jobs.judgement import Judgement
 from jobs.principal import Principal
 from jobs.proposal import Proposal
-from jobs.questions import question_of
+from jobs.questions import questions_of
 from jobs.services import Services
 from jobs.situation import Situation
 from policies.embedded import EmbeddedEngine
 from policies.engine import Evaluation, Health, Revision
 from policies.errors import Fault
+from policies.question import Question
 from policies.region import Point, Region, Standing, axis
-from policies.replay import BATCH, BATCH_SECONDS
+from policies.replay import BATCH_SECONDS
 from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import JobRequest
 
 MOST_POINTS: Final = 2_000
 STEPS: Final = 10
+# Small enough that the engine has work early, large enough that asking costs nothing.
+BATCH: Final = 50
 _ID: Final = "dry_region"
 
 
@@ -83,10 +89,7 @@ def sweep(
     grid = list(product(axes.clients_per_round, axes.rounds, axes.noise_multipliers))
     if not 1 <= len(grid) <= MOST_POINTS:
         raise invalid("axes", f"make 1 to {MOST_POINTS} points", value=len(grid))
-    proposals = [
-        _proposed(services, known, request, cohort, rounds, noise) for cohort, rounds, noise in grid
-    ]
-    judged = _judged(services, engine, asking, known, proposals)
+    judged = _judged(services, engine, asking, known, _proposals(services, known, request, grid))
     points = tuple(
         _point(cohort, rounds, noise, found)
         for (cohort, rounds, noise), found in zip(grid, judged, strict=True)
@@ -94,20 +97,23 @@ def sweep(
     return Region(axes.rounds, axes.noise_multipliers, axes.clients_per_round, points)
 
 
-def _proposed(
+def _proposals(
     services: Services,
     known: Situation,
     request: JobRequest,
-    cohort: int,
-    rounds: int,
-    noise: float,
-) -> Proposal | Refused:
-    """A priced point; a refusal where there is no such plan."""
-    moved = {"clients_per_round": cohort, "rounds": rounds, "noise_multiplier": noise}
-    try:
-        return judgement.propose(services.settings, known, request.model_copy(update=moved))
-    except Refused as refused:
-        return refused
+    grid: Sequence[tuple[int, int, float]],
+) -> Iterator[Proposal | Refused]:
+    """The priced points; a refusal where there is no such plan."""
+    pricing, like = curve.IN_BULK, None
+    for cohort, rounds, noise in grid:
+        moved = request.model_copy(
+            update={"clients_per_round": cohort, "rounds": rounds, "noise_multiplier": noise}
+        )
+        try:
+            like = judgement.propose(services.settings, known, moved, pricing=pricing, like=like)
+            yield like
+        except Refused as refused:
+            yield refused
 
 
 def _judged(
@@ -115,24 +121,25 @@ def _judged(
     engine: EmbeddedEngine,
     asking: Principal,
     known: Situation,
-    proposals: Sequence[Proposal | Refused],
+    proposals: Iterable[Proposal | Refused],
 ) -> list[Judgement | Refused]:
     """The judgement of each point, at one moment and under one name, so that inputs repeat."""
     now = services.clock()
-    asked = [
-        None if isinstance(proposal, Refused) else question_of(asking, known, proposal, _ID, now)
-        for proposal in proposals
-    ]
-    questions = [question.canonical for question in asked if question is not None]
-    answered = replace(services, engine=_Answered(engine, known.revision, questions))
-    return [
-        proposal
-        if isinstance(proposal, Refused)
-        else judgement.judge(
-            answered, asking, known, proposal, request_id=_ID, now=now, asked=question
-        )
-        for proposal, question in zip(proposals, asked, strict=True)
-    ]
+    with _Asked(engine, known.revision) as asked:
+        questions = questions_of(asking, known, _ID, now)
+        priced = [
+            (proposal, None if isinstance(proposal, Refused) else asked.add(questions(proposal)))
+            for proposal in proposals
+        ]
+        answered = replace(services, engine=asked)
+        return [
+            proposal
+            if isinstance(proposal, Refused)
+            else judgement.judge(
+                answered, asking, known, proposal, request_id=_ID, now=now, asked=question
+            )
+            for proposal, question in priced
+        ]
 
 
 def _point(cohort: int, rounds: int, noise: float, found: Judgement | Refused) -> Point:
@@ -154,17 +161,46 @@ def _standing(found: Judgement) -> Standing:
     return "needs_approval" if found.decision.verdict.outcome == "needs_approval" else "allowed"
 
 
-class _Answered(EmbeddedEngine):
-    """The answers of an engine that was asked before; whatever was not asked is a fault."""
+class _Asked(EmbeddedEngine):
+    """An engine that is asked in batches while the next questions are made, and answers later.
 
-    def __init__(
-        self, engine: EmbeddedEngine, revision: Revision, questions: Sequence[bytes]
-    ) -> None:
-        answers: list[Evaluation] = []
-        for first in range(0, len(questions), BATCH):
-            part = questions[first : first + BATCH]
-            answers += engine.evaluate_many(revision, part, BATCH_SECONDS)
-        self._answers: Mapping[bytes, Evaluation] = dict(zip(questions, answers, strict=True))
+    Whatever was not added before the first answer is a fault.
+    """
+
+    def __init__(self, engine: EmbeddedEngine, revision: Revision) -> None:
+        self._engine, self._revision = engine, revision
+        self._batch: list[bytes] = []
+        self._batches: list[tuple[list[bytes], Future[list[Evaluation]]]] = []
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def add(self, question: Question) -> Question:
+        """Have a question asked; answered by `evaluate` once all have been added."""
+        self._batch.append(question.canonical)
+        if len(self._batch) == BATCH:
+            self._send()
+        return question
+
+    @cached_property
+    def _answers(self) -> Mapping[bytes, Evaluation]:
+        self._send()
+        return {
+            document: answer
+            for documents, answers in self._batches
+            for document, answer in zip(documents, answers.result(), strict=True)
+        }
+
+    def _send(self) -> None:
+        batch, self._batch = self._batch, []
+        answers = self._thread.submit(
+            self._engine.evaluate_many, self._revision, batch, BATCH_SECONDS
+        )
+        self._batches.append((batch, answers))
 
     def evaluate(
         self, revision: Revision, canonical_input: bytes, deadline_seconds: float = 0.0

@@ -236,7 +236,7 @@ def build(
             "dataset": _plain(dataset),
             "job": _plain(job),
             **_moving(request_id, kind, at, subject, cost, budget, history),
-            "derived": _derived(job, dataset, cost),
+            "derived": _derived(job, dataset.clients, cost),
             "policy": {"id": policy_id, "version": policy_version},
         }
     )
@@ -263,6 +263,18 @@ def at_moment(
         ValueError: a number that is not finite, or a time without a zone.
     """
     return question.replaced(_moving(request_id, kind, at, subject, cost, budget, history))
+
+
+def of_job(question: Question, *, job: JobFacts, cost: CostFacts) -> Question:
+    """The question about another job of the same kind at the same moment under the same facts.
+
+    It equals what `build` would make, where everything but `job` and `cost` is that of `question`.
+
+    Raises:
+        Refused: `too_large` beyond 64 KB.
+    """
+    derived = _derived(job, question.document["dataset"]["clients"], cost)
+    return question.replaced({"job": _plain(job), "cost": _plain(cost), "derived": derived})
 
 
 def for_policy(question: Question, policy_id: str, policy_version: int) -> Question:
@@ -338,12 +350,12 @@ def _history(history: HistoryFacts) -> dict[str, Any]:
     }
 
 
-def _derived(job: JobFacts, dataset: DatasetFacts, cost: CostFacts) -> dict[str, int | None]:
+def _derived(job: JobFacts, clients: int, cost: CostFacts) -> dict[str, int | None]:
     """Whole numbers for what is a fraction; rounded so that a policy errs towards privacy."""
     adaptive = isinstance(job.clip_norm, str)
     return {
-        "sampling_rate_ppm": -(-job.clients_per_round * PPM // dataset.clients),
-        "delta_times_clients_ppm": -int(-_ppm(cost.delta) * dataset.clients // 1),
+        "sampling_rate_ppm": -(-job.clients_per_round * PPM // clients),
+        "delta_times_clients_ppm": -int(-_ppm(cost.delta) * clients // 1),
         "noise_multiplier_ppm": int(_ppm(job.noise_multiplier) // 1),
         "clip_norm_ppm": None if adaptive else -int(-_ppm(float(job.clip_norm)) // 1),
     }
