@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from privacy_gateway import client
+from privacy_gateway import client, evaluation, tff
 from privacy_gateway.client import JobBody
 from privacy_gateway.datasets import Datasets
 from privacy_gateway.initial import WeightsView
@@ -55,6 +55,15 @@ class AsyncDomain:
         """The jobs this account can see."""
         found = await asyncio.to_thread(lambda: self.sync.jobs(**filters))
         return [AsyncJob(job) for job in found]
+
+    async def evaluate(
+        self, subject: Any, *more: Any, timeout: float | None = None, **members: Any
+    ) -> dict[str, float]:
+        """Measure a model, as `Domain.evaluate`; waiting does not hold a thread."""
+        sync = subject.sync if isinstance(subject, AsyncJob) else subject
+        body = await asyncio.to_thread(lambda: evaluation.job_of(self.sync, sync, *more, **members))
+        job = await (await self.submit(body)).wait(timeout)
+        return tff.finished(job.sync).metrics
 
     async def upload_weights(self, source: Any) -> WeightsView:
         """Store weights to begin a job with."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from privacy_gateway import notebook, weights
+from privacy_gateway import evaluation, notebook, tff, weights
 from privacy_gateway.connection import Connection
 from privacy_gateway.datasets import Dataset, Datasets
 from privacy_gateway.errors import Refused
@@ -161,6 +161,39 @@ class Domain:
             "POST", "/v1/jobs", json=_body(job), headers={"Idempotency-Key": key}, repeatable=True
         )
         return Job(self, JobView.model_validate(answer), model)
+
+    def evaluate(
+        self,
+        subject: Any,
+        dataset: Dataset | str | None = None,
+        *,
+        split: evaluation.Split = "public_test",
+        timeout: float | None = None,
+        progress: bool = True,
+        **members: Any,
+    ) -> dict[str, float]:
+        """Measure a model: free on public test records, charged on people.
+
+        Args:
+            subject: a job or its id, whose released model is measured; or a Keras model, whose
+                architecture and weights are uploaded, on public test records alone.
+            dataset: a data set or its id; the job's own when left out.
+            split: `public_test`; or `clients`, where `clients_per_round` and `noise_multiplier` are
+                needed.
+            timeout: most seconds to wait; the job outlives it.
+            progress: show a bar.
+            members: other members of the job body.
+
+        Returns:
+            `loss`, `accuracy` and so on; on clients `dp_loss`, `dp_loss_low`, `dp_loss_high` …
+
+        Raises:
+            Refused: by the gateway, or here naming what is missing.
+            JobNotCompleted: the job ended otherwise, or waiting was stopped by Ctrl-C.
+            TimeoutError: the job still goes on.
+        """
+        body = evaluation.job_of(self, subject, dataset, split=split, **members)
+        return tff.finished(self.submit(body).wait(timeout, progress=progress)).metrics
 
     def upload_weights(self, source: Any) -> WeightsView:
         """Store weights; a job begins with them as `"initial": {"weights": view.id}`.

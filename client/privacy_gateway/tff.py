@@ -63,7 +63,8 @@ def train_model(
     """
     model, body = job_of(model_fn, params, domain)
     job = domain.submit(body, model=model)
-    return _finished(job.wait(timeout, progress=progress))
+    done = finished(job.wait(timeout, progress=progress))
+    return done.result(), done.metrics
 
 
 def job_of(
@@ -93,7 +94,7 @@ def job_of(
         "noise_multiplier": params["noise_multiplier"],
         "model": {"architecture": architecture_of(model)},
     }
-    compiled = _compiled_loss(model)
+    compiled = compiled_loss(model)
     if compiled is not None:
         body["loss"] = compiled
     return model, body | {name: params[name] for name in OPTIONAL if name in params}
@@ -138,7 +139,7 @@ def _check_clients(asked: Any, declared: int) -> None:
     )
 
 
-def _compiled_loss(model: Any) -> str | None:
+def compiled_loss(model: Any) -> str | None:
     """Name of the loss a model was compiled with; the gateway says whether it knows it."""
     loss = getattr(model, "loss", None)
     if loss is None or isinstance(loss, str):
@@ -146,7 +147,12 @@ def _compiled_loss(model: Any) -> str | None:
     return str(getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__))
 
 
-def _finished(job: Job) -> tuple[Any, dict[str, float]]:
+def finished(job: Job) -> Job:
+    """The job, if it ran its whole length.
+
+    Raises:
+        JobNotCompleted: it ended otherwise, or waiting was stopped by Ctrl-C.
+    """
     if job.status != "completed":
         raise JobNotCompleted(job)
-    return job.result(), job.metrics
+    return job

@@ -43,7 +43,7 @@ class FakeTrainer:
         self.rounds.append(round_number)
         self.cohorts.append(clients)
         self.clip_norms.append(clip_norm)
-        sums = [np.zeros(shape, np.int64) for shape in self.shapes]
+        sums = [np.zeros(shape, np.int64) for shape in self.task.sum_shapes]
         flat = sums[0].reshape(-1)
         np.add.at(flat, clients % flat.size, GRID // 4)
         if self.task.count_unclipped:
