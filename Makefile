@@ -6,7 +6,7 @@ export UV_LINK_MODE ?= copy
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up compose test soak coverage mutants lint type fmt rego bench utility servers locks docs clean
+.PHONY: help demo up compose test soak coverage mutants lint type fmt rego bench utility peers servers locks docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ bench: .venv/.dev ## tables of ratios, JSON in benchmarks/results
 utility: .venv/.bench ## accuracy by privacy budget and under attack, on real people's data; an hour
 	nice $(BIN)/python -m benchmarks utility attacks
 
+peers: .venv/.dev ## opt-in: race TensorFlow Federated and Flower, each in an environment of its own
+	$(BIN)/python -m benchmarks peers --full --runs 3
+
 docs: .venv/.demo ## make docs/reference from the code again
 	$(BIN)/python -m docs.generate
 
@@ -75,6 +78,7 @@ servers: ## PostgreSQL, Redis and opa, installed where they are missing
 
 locks: .venv/.uv ## resolve the dependency sets again, with hashes and no hosts
 	./.ci/locks
+	./.ci/locks-peers
 
 clean: ## remove what `make` made
 	rm -rf .venv .cache build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

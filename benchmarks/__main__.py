@@ -27,7 +27,7 @@ QUESTIONS = (
     "memory",
 )
 # Not about speed, and longer than a coffee: asked by name.
-BY_NAME = ("utility", "attacks")
+BY_NAME = ("utility", "attacks", "peers")
 
 
 _NAMES = f"of {', '.join(QUESTIONS)}; by name alone: {', '.join(BY_NAME)}"
