@@ -41,6 +41,7 @@ from jobs.notary import Notary, require_not_rolled_back
 from jobs.queue import Queue
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
+from policies import archive
 from policies.embedded import EmbeddedEngine
 from policies.engine import PolicyEngine
 from policies.strict import reader
@@ -92,6 +93,8 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         require_current(world.database)
+        with world.database.unit_of_work() as session:
+            archive.keep(session, now=world.clock())
         if settings.housekeeping:
             notary.open()
         else:

@@ -50,6 +50,7 @@ ACCESS: Final[dict[str, tuple[str, str, str]]] = {
     "log_key": ("si", "s", "s"),
     "dataset": ("siu", "s", "s"),
     "policy_revision": ("siu", "s", "s"),
+    "policy_library": ("si", "si", "s"),
     "decision": ("si", "si", "s"),
     "idempotency": ("sid", "", ""),
     "job": ("siu", "su", "s"),

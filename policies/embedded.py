@@ -120,7 +120,7 @@ class EmbeddedEngine:
     ) -> Evaluation:
         """Ask the decision of a revision; any trouble comes back as a fault."""
         try:
-            world = publication(revision.source)
+            world = publication(revision.source, shared=revision.library)
             header = _asking("evaluate", world.name, world.queries[0])
             answer = self._exchange(world, header, canonical_input, deadline_seconds)
             return _read(answer, world.digest)
@@ -134,7 +134,7 @@ class EmbeddedEngine:
     ) -> list[Evaluation]:
         """Ask about many inputs in one exchange, with one deadline for all."""
         try:
-            world = publication(revision.source)
+            world = publication(revision.source, shared=revision.library)
             payload = json.dumps([document.decode() for document in documents]).encode()
             header = _asking("many", world.name, world.queries[0])
             answers = json.loads(self._exchange(world, header, payload, deadline_seconds))

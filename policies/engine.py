@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from policies.errors import Fault
+from policies.library import Library
 from privacy_gateway import canonical
 
 DEADLINE_SECONDS = 0.5
@@ -44,6 +45,8 @@ class Revision:
     activated_at: datetime | None = None
     activated_by: str | None = None
     stage: Stage = "draft"
+    library: Library | None = None
+    """Which library it is asked with: the installed one, unless the past is asked again."""
 
     @classmethod
     def of_text(cls, source: str, tests: str = "", *, dataset_id: str = "") -> Revision:

@@ -7,6 +7,7 @@ library without it being recorded. This module must never read an owner's text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,10 +57,15 @@ def library(directory: Path = LIBRARY_DIRECTORY) -> Library:
     }
     if not texts:
         raise FileNotFoundError(f"no Rego library in {directory.name}")
+    return library_of(texts)
+
+
+def library_of(texts: Mapping[str, str]) -> Library:
+    """A library of texts by file name, such as one that was archived."""
     return Library(_in_order(texts), canonical.digest(texts))
 
 
-def _in_order(texts: dict[str, str]) -> tuple[tuple[str, str], ...]:
+def _in_order(texts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Imported modules first: an OPA server compiles after each one it is given."""
     needs = {name: set(_IMPORT.findall(text)) for name, text in texts.items()}
     gives = {name: _PACKAGE.findall(text)[0] for name, text in texts.items()}

@@ -141,7 +141,7 @@ class OpaEngine:
         """
         prefix = BUNDLED if self._bundled else ""
         try:
-            world = publication(revision.source, prefix)
+            world = publication(revision.source, prefix, revision.library)
             envelope = self._envelope(world, canonical_input, deadline_seconds)
         except TextRefused as refused:
             return Evaluation(fault=Fault.EVALUATION_FAILED, detail=refused.message)

@@ -13,7 +13,7 @@ from typing import Any
 
 from policies.engine import Evaluation
 from policies.errors import Fault
-from policies.library import library
+from policies.library import Library, library
 from policies.text import ENVELOPE, moved, package_of, rules_of_tests
 from privacy_gateway import canonical
 
@@ -43,17 +43,18 @@ BUNDLED = "bundled"
 
 
 @lru_cache(maxsize=256)
-def publication(source: str, prefix: str = "") -> Publication:
+def publication(source: str, prefix: str = "", shared: Library | None = None) -> Publication:
     """The publication that answers decisions of a policy text.
 
     Args:
         source: the owner's text.
         prefix: first segment of all packages; `BUNDLED` for signed bundles.
+        shared: the library that the text is read with; the installed one by default.
 
     Raises:
         TextRefused: the text cannot be moved into its own package.
     """
-    shared = library()
+    shared = shared or library()
     digest = canonical.digest({"library": shared.digest, "source": source})
     above = f"{prefix}." if prefix else ""
     name = f"{above}revisions.r{digest[:32]}"

@@ -3,19 +3,19 @@
 Every decision is stored with the exact bytes it was asked with, so asking again is exact. `flips`
 compares a draft with what was decided; `repeat` asks each old revision its old questions and must
 get the same digests, byte for byte. Nothing here records anything, and a decision that cannot be
-repeated (an engine that was late, a library that has changed) is told, never passed over.
+repeated (an engine that was late, a library nobody kept) is told, never passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from policies.ask import judge
 from policies.engine import Evaluation, PolicyEngine, Revision
 from policies.errors import Fault, code_of
-from policies.library import library
+from policies.library import Library, library
 from policies.question import Question, for_policy
 from policies.verdict import Verdict
 from privacy_gateway import canonical
@@ -96,7 +96,10 @@ def flips(
 
 
 def repeat(
-    engine: PolicyEngine, revisions: Mapping[str, Revision], decisions: Iterable[Mapping[str, Any]]
+    engine: PolicyEngine,
+    revisions: Mapping[str, Revision],
+    decisions: Iterable[Mapping[str, Any]],
+    libraries: Mapping[str, Library] | None = None,
 ) -> list[Repeated]:
     """Ask each decision's own revision its own bytes, and compare the digests.
 
@@ -104,19 +107,22 @@ def repeat(
         engine: who evaluates; need not be the one that decided.
         revisions: by id, every one that the decisions name.
         decisions: rows as stored, `input` as the text that was asked.
+        libraries: those that earlier versions of the gateway decided with, by digest.
     """
-    by_revision: dict[str, list[Mapping[str, Any]]] = {}
+    shared = {**(libraries or {}), library().digest: library()}
+    by_text: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     found: dict[str, Repeated] = {}
     rows = list(decisions)
     for row in rows:
-        reason = _unrepeatable(row, revisions)
+        reason = _unrepeatable(row, revisions, shared)
         if reason:
             found[row["id"]] = Repeated(row["id"], "unrepeatable", reason)
         else:
-            by_revision.setdefault(row["revision_id"], []).append(row)
-    for revision_id, asked in by_revision.items():
+            by_text.setdefault((row["revision_id"], row["library_digest"]), []).append(row)
+    for (revision_id, digest), asked in by_text.items():
         texts = [str(row["input"]).encode() for row in asked]
-        answers = decide_all(engine, revisions[revision_id], texts)
+        revision = replace(revisions[revision_id], library=shared[digest])
+        answers = decide_all(engine, revision, texts)
         for row, (verdict, fault, detail) in zip(asked, answers, strict=True):
             found[row["id"]] = _compared(row, verdict, fault, detail)
     return [found[row["id"]] for row in rows]
@@ -147,17 +153,17 @@ def _compared(
     return Repeated(row["id"], "different", said if fault is None else f"{said}: {detail}")
 
 
-def _unrepeatable(row: Mapping[str, Any], revisions: Mapping[str, Revision]) -> str:
+def _unrepeatable(
+    row: Mapping[str, Any], revisions: Mapping[str, Revision], libraries: Mapping[str, Library]
+) -> str:
     """Why a decision cannot be asked again; empty when it can."""
     if row["revision_id"] is None or row["revision_id"] not in revisions:
         return "no revision decided it"
     if row["fault"] in OF_THE_MOMENT:
         return f"the engine failed then ({row['fault']})"
-    if row["library_digest"] != library().digest:
-        return "the library has changed since; ask a gateway of that version"
-    if revisions[row["revision_id"]].digest != row["revision_digest"]:
-        return ""  # a text that is not what it was: the digests will say so
-    return ""
+    if row["library_digest"] not in libraries:
+        return "the library it was decided with is not in the archive"
+    return ""  # a text that is not what it was: the digests will say so
 
 
 def _change(row: Mapping[str, Any], verdict: Verdict, fault: Fault | None) -> Change | None:

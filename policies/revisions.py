@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from kit.clock import from_micros, micros
 from kit.ids import new_id
+from policies import archive
 from policies.activation import Examination, examine, refuse_unless_passed
 from policies.ask import Decision
 from policies.engine import PolicyEngine, Revision, Stage, State, text_digest
@@ -139,6 +140,7 @@ def activate(
     if examination is None or examination.digest != revision.digest:
         examination = examine(engines, revision, floor=floor)
     refuse_unless_passed(examination)
+    archive.keep(session, now=now)
     moment = micros(now)
     session.execute(
         _REVISION.update()

@@ -70,6 +70,17 @@ class PolicyRevision(SQLModel, table=True):
     shadowed_at: int | None = Field(default=None, sa_type=sa.BigInteger)
 
 
+class PolicyLibrary(SQLModel, table=True):
+    """The Rego library's modules as canonical JSON by file name, under their SHA-256."""
+
+    __tablename__ = "policy_library"
+    __table_args__ = (sa.CheckConstraint("length(digest) = 64", name="ck_policy_library_digest"),)
+
+    digest: str = Field(primary_key=True, max_length=64)
+    texts: str = Field(sa_type=sa.Text)
+    created_at: int = Field(sa_type=sa.BigInteger)
+
+
 class DecisionRow(SQLModel, table=True):
     """One answered question: the exact input, the verdict, who answered, and how long it took."""
 
@@ -140,4 +151,5 @@ protect(
         ),
     ),
 )
+protect(PolicyLibrary.__table__, Guard("policy_library"))  # type: ignore[attr-defined]
 protect(DecisionRow.__table__, Guard("decision"))  # type: ignore[attr-defined]

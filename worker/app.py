@@ -25,6 +25,7 @@ from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
 from jobs.settings import Settings, load
 from kit import confinement, log
+from policies import archive
 from privacy_gateway.cli.output import explained
 from privacy_gateway.errors import Refused
 from worker import tasks
@@ -185,6 +186,8 @@ class _Presence:
             return
         with self._services.database.unit_of_work() as session:
             presence.beat(session, self._name, insecure=self._insecure)
+            if self._last == float("-inf"):  # its decisions are of this version's library
+                archive.keep(session, now=self._services.clock())
         self._last = time.monotonic()
         if self._services.settings.alive_file is not None:
             self._services.settings.alive_file.touch()

@@ -18,7 +18,7 @@ from jobs import region as regions
 from jobs.principal import Principal
 from jobs.services import Services
 from kit.clock import from_micros, rfc3339
-from policies import activation, life, region, replay, revisions
+from policies import activation, archive, life, region, replay, revisions
 from policies.engine import PolicyEngine
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
@@ -56,8 +56,9 @@ def audit(
         rows = life.recent(session, dataset_id, last=last)
         named = {row["revision_id"] for row in rows if row["revision_id"]}
         known = life.by_id(session, named)
+        libraries = archive.kept(session, {row["library_digest"] for row in rows})
     engine = examined.embedded(examiners)
-    found = replay.repeat(engine, known, rows)
+    found = replay.repeat(engine, known, rows, libraries)
     other = [
         RepeatedView(decision=one.decision_id, standing=one.standing, detail=one.detail)
         for one in found

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from kit.db import Database
-from policies import coverage, life, replay, revisions
+from policies import archive, coverage, life, publication, replay, revisions
+from policies import ask as asking
 from policies.ask import ask
 from policies.embedded import EmbeddedEngine
 from policies.engine import Revision
+from policies.library import Library, library, library_of
 from policies.opa import OpaEngine
 from policies.probes import samples
+from policies.tables import PolicyLibrary
 from tests.support.questions import example
 
 NOW = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
@@ -79,6 +84,64 @@ def test_what_was_forged_differs_and_what_cannot_be_repeated_is_told(
     (found,) = replay.repeat(embedded, {revision.id: revision}, [row | change])
     assert found.standing == standing
     assert bool(found.detail)
+
+
+@pytest.fixture
+def older() -> Library:
+    """A library that says another thing where the installed one caps a price."""
+    texts = dict(library().modules)
+    moved = texts["price.rego"].replace('"price_above_limit"', '"price_above_what_was_the_limit"')
+    assert moved != texts["price.rego"]
+    return library_of(texts | {"price.rego": moved})
+
+
+def test_a_decision_is_repeated_with_the_library_it_was_made_with(
+    database: Database,
+    engine: EmbeddedEngine | OpaEngine,
+    embedded: EmbeddedEngine,
+    opa: OpaEngine,
+    older: Library,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as then:
+        # The version of the gateway that had the older library decides, and keeps it.
+        for module in (publication, asking, archive):
+            then.setattr(module, "library", lambda: older)
+        publication.publication.cache_clear()
+        with database.unit_of_work() as session:
+            archive.keep(session, now=NOW)
+            archive.keep(session, now=NOW)
+        revision = _asked(database, engine)
+    publication.publication.cache_clear()
+    with database.unit_of_work() as session:
+        archive.keep(session, now=NOW)
+    rows = _rows(database)
+    assert {row["library_digest"] for row in rows} == {older.digest}
+    assert any("price_above_what_was_the_limit" in row["verdict"] for row in rows)
+    with database.read() as session:
+        kept = archive.kept(session, {older.digest, library().digest})
+    assert kept == {older.digest: older, library().digest: library()}
+    for other in (embedded, opa):
+        found = replay.repeat(other, {revision.id: revision}, rows, kept)
+        assert [one.standing for one in found] == ["same"] * 24, other.name
+        unkept = replay.repeat(other, {revision.id: revision}, rows)
+        assert {one.standing for one in unkept} == {"unrepeatable"}
+        # The installed library under the old digest: the digests notice.
+        forged = replay.repeat(other, {revision.id: revision}, rows, {older.digest: library()})
+        assert "different" in {one.standing for one in forged}
+
+
+def test_a_library_that_is_not_what_it_is_called_is_not_used(database: Database) -> None:
+    with database.unit_of_work() as session:
+        session.execute(
+            sa.insert(PolicyLibrary).values(
+                digest="0" * 64, texts=json.dumps({"a.rego": "package gateway.a"}), created_at=0
+            )
+        )
+    with database.read() as session:
+        assert archive.kept(session, {"0" * 64}) == {}
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), database.unit_of_work() as session:
+        session.execute(sa.update(PolicyLibrary).values(digest="1" * 64))
 
 
 def test_an_answer_in_a_batch_is_the_answer_alone(embedded: EmbeddedEngine) -> None:
