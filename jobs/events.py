@@ -28,6 +28,9 @@ _LAST = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
 )
 _APPEND = sa.insert(_EVENT)
 
+# Reasons of a return to the queue that are no public fact: people's data may have been the cause.
+LOST = frozenset({"attempt_failed", "worker_lost"})
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -63,6 +66,20 @@ def row(
     """The columns of an event."""
     text = canonical.dumps(dict(body), floats=True).decode() if body else "{}"
     return {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
+
+
+def attempt_lost(session: Session, job_id: str) -> bool:
+    """Whether an attempt that had been paid for ended by itself, which people's data may cause."""
+    first = sa.select(sa.func.min(_EVENT.c.seq)).where(
+        _EVENT.c.job_id == job_id, _EVENT.c.kind == "charged"
+    )
+    returns = sa.select(_EVENT.c.body).where(
+        _EVENT.c.job_id == job_id,
+        _EVENT.c.kind == "queued",
+        _EVENT.c.seq > first.scalar_subquery(),
+    )
+    bodies = session.execute(returns).scalars()
+    return any(json.loads(body).get("reason") in LOST for body in bodies)
 
 
 def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:

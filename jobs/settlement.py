@@ -3,8 +3,8 @@
 Every way into a final state goes through `end`, so a job that is over holds no reservation and has
 its receipt. The uncharged rest is voided only when the reason for ending is public or was released
 before; a process that saw raw data and failed must not shorten what is paid, or the size of the
-debit would tell something about a record. Results are handed out by `result` alone, which keeps
-the owner's obligations. Nothing here may read a client's data.
+debit would tell something about a record; nor must a person who saw it fail. Results are handed
+out by `result` alone, which keeps the owner's obligations. Nothing here may read a client's data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger
-from jobs import outputs, receipts, rounds, states, tensors
+from jobs import events, outputs, receipts, rounds, states, tensors
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
@@ -31,6 +31,8 @@ _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _RECEIPT = Receipt.__table__  # type: ignore[attr-defined]
 
 Format = Literal["npz", "safetensors"]
+# Ends that follow from what people do or leave undone, and so from what they have seen.
+_BY_PEOPLE = frozenset({"cancelled", "expired"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ def end(
     Raises:
         Refused: `conflict` when the diagram has no such step.
     """
-    if failure in SAW_DATA and job.rounds_charged and not _forfeit(session, job, failure, now):
+    why = _not_public(session, job, status, failure)
+    if why is not None and not _forfeit(session, job, why, now):
         # Nothing may be charged to a frozen population, and a freeze is a public reason to end.
         status, failure = "frozen", None
     ledger.settle(session, job_id=job.id, reason=reason, facts={"status": status}, now=now)
@@ -153,7 +156,22 @@ def _refuse_early(session: Session, job: Job) -> None:
         raise Refused("not_ready", f"the owner releases {job.id} at {when}", due=when)
 
 
-def _forfeit(session: Session, job: Job, failure: FailureCode, now: datetime) -> bool:
+def _not_public(session: Session, job: Job, status: str, failure: FailureCode | None) -> str | None:
+    """Why what is left must be charged instead of given back; None where the end is public.
+
+    A person who ends a job after she saw an attempt of it fail decides by what may be a fact about
+    people's data: ending it then costs what its failing for good would have cost.
+    """
+    if not job.rounds_charged:
+        return None
+    if failure in SAW_DATA:
+        return failure
+    if status in _BY_PEOPLE and events.attempt_lost(session, job.id):
+        return f"{status} after a failed attempt"
+    return None
+
+
+def _forfeit(session: Session, job: Job, why: str, now: datetime) -> bool:
     """Charge what is left of the reservation under a fence nobody else holds; False if frozen."""
     if ledger.lock(session, [job.population_id])[job.population_id].frozen:
         return False
@@ -165,7 +183,7 @@ def _forfeit(session: Session, job: Job, failure: FailureCode, now: datetime) ->
         rounds=job.rounds,
         attempt=job.fence,
         fence=job.fence,
-        facts={"reason": failure},
+        facts={"reason": why},
         now=now,
     )
     job.rounds_charged += rounds.rounds_paid(job, charged)

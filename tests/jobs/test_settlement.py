@@ -110,6 +110,47 @@ def test_a_failure_that_may_depend_on_data_is_paid_in_full(
     assert set(market.balance().reserved) == {0}
 
 
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+@pytest.mark.parametrize(
+    ("reason", "charged", "paid"),
+    [
+        ("attempt_failed", True, 20),
+        ("worker_lost", True, 20),
+        # Nobody's data had a part in these.
+        ("worker_stopping", True, 5),
+        ("policy_unavailable", True, 5),
+        ("attempt_failed", False, 0),
+    ],
+)
+def test_who_gives_up_after_a_failed_attempt_pays_as_if_it_had_failed_for_good(
+    market: Market, status: str, reason: str, charged: bool, paid: int
+) -> None:
+    held = running(market, charge=charged)
+    with market.database.unit_of_work() as session:
+        rounds.release(session, held, reason=reason, now=market.clock())
+        before = session.get_one(Job, held.job_id)
+        settlement.end(session, before, status, reason="given up", now=market.clock())
+    with market.database.read() as session:
+        done = session.get_one(Job, held.job_id)
+    assert (done.status, done.failure, done.rounds_charged) == (status, None, paid)
+    balance = market.balance()
+    assert set(balance.reserved) == {0}
+    per_round = market.entries("reserve")[0].leaf["per_round"]
+    assert list(balance.charged) == [paid * part for part in per_round]
+
+
+def test_the_owner_who_stops_a_job_gives_the_rest_back_all_the_same(market: Market) -> None:
+    held = running(market)
+    with market.database.unit_of_work() as session:
+        rounds.release(session, held, reason="attempt_failed", now=market.clock())
+    with market.database.unit_of_work() as session:
+        again = rounds.claim(
+            session, held.job_id, worker="other", lease_seconds=60, now=market.clock()
+        )
+    assert again is not None
+    assert end(market, again, "stopped_by_policy").rounds_charged == 5
+
+
 def test_a_failure_before_any_charge_costs_nothing(market: Market) -> None:
     done = end(market, running(market, charge=False), "failed", "worker_lost")
     assert done.rounds_charged == 0
