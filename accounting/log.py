@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting.errors import log_damaged
-from accounting.tables import ENTRY, LOG_CHECKPOINT, LOG_KEY, LOG_LEAF
+from accounting.tables import ENTRY, LOG_CHECKPOINT, LOG_KEY, LOG_LEAF, LOG_NODE
 from kit.clock import from_micros
 from privacy_gateway import merkle
 from privacy_gateway.checkpoint import Verifier, read_verifier
@@ -26,16 +25,19 @@ from privacy_gateway.errors import Refused
 # The same words for what is not there and for what is not yours to see.
 NO_LEAF = "there is no such leaf in the log, or it is not yours to see"
 
-_NODES = (
-    "WITH wanted(level, place) AS (VALUES {}) SELECT node.level, node.place, node.hash"
-    " FROM wanted JOIN log_node AS node ON node.level = wanted.level AND node.place = wanted.place"
-)
-
-# One text whatever is wanted, so that PostgreSQL plans it once.
-_NODES_OF_ARRAYS = sa.text(
-    "SELECT node.level, node.place, node.hash"
-    " FROM unnest(CAST(:levels AS integer[]), CAST(:places AS bigint[])) AS wanted(level, place)"
+# One text whatever is wanted, so that a database plans it once; and on PostgreSQL one row with all
+# hashes joined, because rows cost more than hashes. A missing node makes the answer shorter.
+_JOINED = (
+    "SELECT string_agg(node.hash, ''::bytea ORDER BY wanted.turn)"
+    " FROM unnest(%(levels)s::text::int[], %(places)s::text::bigint[])"
+    " WITH ORDINALITY AS wanted(level, place, turn)"
     " JOIN log_node AS node ON node.level = wanted.level AND node.place = wanted.place"
+)
+# SQLite scans the table for a list of pairs; joined, each is looked up in the index.
+_LISTED = (
+    "SELECT node.level, node.place, node.hash FROM json_each(:wanted) AS pair"
+    " CROSS JOIN log_node AS node ON node.level = json_extract(pair.value, '$[0]')"
+    " AND node.place = json_extract(pair.value, '$[1]')"
 )
 
 
@@ -116,23 +118,48 @@ def nodes(
         Refused: `unavailable` when one is missing.
     """
     wanted = list(dict.fromkeys(places))
-    if not wanted:
-        return {}
-    found = {(level, at): bytes(hash_) for level, at, hash_ in _stored(session, wanted)}
+    found = _stored(session, wanted) if wanted else {}
     for place in wanted:
         if place not in found:
             raise log_damaged(f"node {place[1]} of level {place[0]} is missing")
     return found
 
 
-def _stored(session: Session, wanted: list[merkle.Coordinates]) -> Iterable[Any]:
-    """Rows of these nodes, each looked up in the index."""
-    if session.get_bind().dialect.name == "postgresql":
-        levels, places = [level for level, _ in wanted], [at for _, at in wanted]
-        return session.execute(_NODES_OF_ARRAYS, {"levels": levels, "places": places})
-    # SQLite scans the table for a list of pairs; joined, each is looked up in the index.
-    pairs = ",".join(f"({int(level)},{int(at)})" for level, at in wanted)
-    return session.execute(sa.text(_NODES.format(pairs)))
+def _stored(session: Session, wanted: list[merkle.Coordinates]) -> dict[merkle.Coordinates, bytes]:
+    """Those of these nodes that there are, in one statement; each looked up in the index.
+
+    Straight to the driver: what SQLAlchemy adds to a statement takes longer than the look-ups.
+    """
+    connection = session.connection()
+    if connection.dialect.name == "postgresql":
+        levels, places = zip(*wanted, strict=True)
+        asked = {"levels": _array(levels), "places": _array(places)}
+        joined = bytes(connection.exec_driver_sql(_JOINED, asked).scalar() or b"")
+        if len(joined) == merkle.HASH_BYTES * len(wanted):
+            at = range(0, len(joined), merkle.HASH_BYTES)
+            hashes = [joined[start : start + merkle.HASH_BYTES] for start in at]
+            return dict(zip(wanted, hashes, strict=True))
+        return _one_by_one(session, wanted)
+    text = "[" + ",".join([f"[{level:d},{place:d}]" for level, place in wanted]) + "]"
+    rows = connection.exec_driver_sql(_LISTED, {"wanted": text})
+    return {(level, place): bytes(hash_) for level, place, hash_ in rows}
+
+
+def _one_by_one(
+    session: Session, wanted: list[merkle.Coordinates]
+) -> dict[merkle.Coordinates, bytes]:
+    """The same where some are missing, to tell which."""
+    found = {}
+    for level, place in wanted:
+        this = (LOG_NODE.c.level == level, LOG_NODE.c.place == place)
+        hash_ = session.execute(sa.select(LOG_NODE.c.hash).where(*this)).scalar()
+        if hash_ is not None:
+            found[level, place] = bytes(hash_)
+    return found
+
+
+def _array(numbers: Iterable[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def root(session: Session, at: int) -> bytes:
@@ -193,11 +220,12 @@ def inclusion(session: Session, entry: Place, at: int) -> Inclusion:
     Raises:
         Refused: `not_found` when that tree does not hold the entry, or never was.
     """
-    if not entry.place < at <= size(session):
-        raise Refused("not_found", f"there is no tree of {at} entries that holds this one")
+    absent = f"there is no tree of {at} entries that holds this one"
+    if not entry.place < at:
+        raise Refused("not_found", absent)
     ranges = merkle.inclusion_ranges(entry.place, at)
     whole = merkle.cover(0, at)
-    found = nodes(session, [*merkle.needed(ranges), *whole])
+    found = _grown(session, at, [*merkle.needed(ranges), *whole], absent)
     path = tuple(merkle.proof(ranges, found))
     return Inclusion(entry, at, merkle.fold([found[peak] for peak in whole]), path)
 
@@ -208,11 +236,12 @@ def consistency(session: Session, first: int, second: int) -> Consistency:
     Raises:
         Refused: `not_found` when there never were such trees.
     """
-    if not 0 < first <= second <= size(session):
-        raise Refused("not_found", f"there are no trees of {first} and then {second} entries")
+    absent = f"there are no trees of {first} and then {second} entries"
+    if not 0 < first <= second:
+        raise Refused("not_found", absent)
     ranges = merkle.consistency_ranges(first, second)
     old, new = merkle.cover(0, first), merkle.cover(0, second)
-    found = nodes(session, [*merkle.needed(ranges), *old, *new])
+    found = _grown(session, second, [*merkle.needed(ranges), *old, *new], absent)
     return Consistency(
         first,
         second,
@@ -220,6 +249,25 @@ def consistency(session: Session, first: int, second: int) -> Consistency:
         merkle.fold([found[peak] for peak in new]),
         tuple(merkle.proof(ranges, found)),
     )
+
+
+def _grown(
+    session: Session, at: int, places: Iterable[merkle.Coordinates], absent: str
+) -> dict[merkle.Coordinates, bytes]:
+    """Nodes for a proof about the tree of `at` leaves, whose size is asked only where one lacks.
+
+    Raises:
+        Refused: `not_found` when there never was such a tree; `unavailable` when a node of it is
+            missing.
+    """
+    if at > merkle.MAX_SIZE:
+        raise Refused("not_found", absent)
+    try:
+        return nodes(session, places)
+    except Refused:
+        if at > size(session):
+            raise Refused("not_found", absent) from None
+        raise
 
 
 def _of(population_id: str, seq: int) -> sa.ColumnElement[bool]:
