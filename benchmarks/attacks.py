@@ -42,7 +42,6 @@ FREE_RATE = 0.3
 
 NONE, BOUND, NOISED = "no defence", "norm bound", "bound and noise, ε 8"
 ROBUST: Mapping[str, Aggregator] = {
-    NONE: aggregators.average,
     "coordinate median": aggregators.coordinate_median,
     "trimmed mean": aggregators.trimmed_mean,
     "Krum": aggregators.krum,
@@ -133,7 +132,6 @@ THREATS = (
     QUICK[1],
     Threat("signs flipped and boosted", 0.3, flip_signs),
     Threat("model replaced", 0.02, replace_model),
-    Threat("model replaced", 0.1, replace_model),
 )
 
 
@@ -171,7 +169,10 @@ def play(bench: Bench, threat: Threat, defence: str) -> float:
             if len(bad)
             else np.zeros((0, flat(state.weights).size))
         )
-        if defence in ROBUST:
+        if defence == NONE:
+            total = flat(bench.raw.round(number, honest, state.weights)) * (UNBOUNDED / GRID)
+            state = _robust_step(state, (total + sent.sum(axis=0)) / max(1, len(cohort)))
+        elif defence in ROBUST:
             rows = np.concatenate([one_by_one(bench.raw, honest, number, state.weights), sent])
             state = _robust_step(state, ROBUST[defence](rows))
         else:

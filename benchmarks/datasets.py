@@ -147,7 +147,7 @@ def speakers(folder: Path) -> Registered:
         test_features="test_x",
         test_label="test_y",
         classes=len(ALPHABET),
-        examples_per_client=200,
+        examples_per_client=100,
     )
 
 

@@ -53,6 +53,8 @@ class Recipe:
         at: changes of the body at some ε; a smaller budget wants fewer rounds.
         free: changes of the body without privacy: no norm to hold, time to converge.
         why: where these numbers come from.
+        epsilons: at which the table asks; empty for all.
+        seeds: jobs of a row.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Recipe:
     at: dict[float, dict[str, Any]] = field(default_factory=dict)
     free: dict[str, Any] = field(default_factory=dict)
     why: str = ""
+    epsilons: tuple[float | None, ...] = ()
+    seeds: int = 3
 
     def request(self, epsilon: float | None, noise: float = MIN_NOISE) -> JobRequest:
         """The job's body; `epsilon` None is the one without privacy."""

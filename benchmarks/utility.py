@@ -23,7 +23,6 @@ from worker.start import Start
 from worker.zygote import Zygote
 
 EPSILONS: tuple[float | None, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, None)
-SEEDS = 3
 COLUMNS = (
     "data and model",
     "ε",
@@ -32,6 +31,7 @@ COLUMNS = (
     "lowest",
     "highest",
     "wanted",
+    "seeds",
     "rounds",
     "noise z",
     "ε alone",
@@ -59,28 +59,33 @@ class Figure:
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
-    """One table over data sets and ε, and a plot of it."""
-    table = Table("utility", "accuracy on people never trained on", COLUMNS)
-    recipes = QUICK if sizes.quick else (*SETS, LSTM) if sizes.full else SETS
-    lines = []
+    """A table a data set and model, and a plot of all of them so far."""
+    lines: list[plot.Line] = []
     with closing(Zygote()) as begin:
-        for recipe in recipes:
+        for recipe in QUICK if sizes.quick else (*SETS, LSTM) if sizes.full else SETS:
             with market.scratch() as folder:
-                try:
-                    data = recipe.make(folder)
-                except Absent as absent:
-                    table.notes.append(f"{recipe.name}: {absent}")
-                    continue
-                table.notes.append(_described(recipe, data))
-                lines.append(_rows(table, recipe, data, begin, sizes))
+                yield _table(recipe, folder, begin, sizes, lines)
+
+
+def _table(
+    recipe: Recipe, folder: Path, begin: Start, sizes: Sizes, lines: list[plot.Line]
+) -> Table:
+    """One data set over ε; its line is added to those of the plot."""
+    slug = recipe.name.replace(", ", "-").lower()
+    table = Table(f"utility-{slug}", "accuracy on people never trained on", COLUMNS)
+    try:
+        data = recipe.make(folder)
+    except Absent as absent:
+        table.notes.append(str(absent))
+        return table
+    lines.append(_rows(table, recipe, data, begin, sizes))
+    table.notes.append(_described(recipe, data))
     table.notes.append(
-        f"mean of {1 if sizes.quick else SEEDS} seeds ± their standard deviation; z: the least "
-        "noise that the filter of an empty budget of ε admits, so the job spends it; "
-        "ε alone: what the same job costs by itself, by RDP"
+        "mean ± standard deviation over seeds; z: the least noise at which the filter of an empty "
+        "budget of ε admits the job, so it spends all of it; ε alone: the same job by itself, RDP"
     )
-    if lines:
-        table.notes.append(f"plot: {_plotted(lines).name}")
-    yield table
+    table.notes.append(f"plot: results/{_plotted(lines).name}")
+    return table
 
 
 def figure(
@@ -97,7 +102,11 @@ def _rows(table: Table, recipe: Recipe, data: Registered, begin: Start, sizes: S
     for place, epsilon in enumerate(EPSILONS):
         if sizes.quick and epsilon not in (2.0, 8.0):
             continue
-        found = figure(recipe, data, epsilon, seeds=1 if sizes.quick else SEEDS, begin=begin)
+        if recipe.epsilons and epsilon not in recipe.epsilons:
+            continue
+        # Without noise and sampling only the first weights differ.
+        seeds = 1 if sizes.quick or epsilon is None else recipe.seeds
+        found = figure(recipe, data, epsilon, seeds=seeds, begin=begin)
         table.add(*_row(recipe, found))
         low, high = min(found.accuracies), max(found.accuracies)
         points.append(plot.Point(place, mean(found.accuracies), low, high))
@@ -114,6 +123,7 @@ def _row(recipe: Recipe, found: Figure) -> tuple[Cell, ...]:
         min(found.accuracies),
         max(found.accuracies),
         WANTED.get((recipe.name, bought.epsilon or 0.0)),
+        len(found.accuracies),
         bought.plan.rounds,
         None if bought.epsilon is None else bought.plan.noise_multiplier,
         bought.alone,

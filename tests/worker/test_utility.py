@@ -1,78 +1,98 @@
 """Models trained under a real budget are useful: accuracy on people never seen, on real data.
 
 The noise multiplier is the least that the ledger's filter admits for one job on a fresh budget, so
-the accuracy below is really bought with the ε it names.
+the accuracy below is really bought with the ε it names. Jobs are those of `benchmarks.recipes`,
+whose table has every ε and several seeds.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from accounting.budget import terms_of
 from accounting.curve import price
 from accounting.plan import TrainingPlan
-from kit import ragged
-from worker.aggregate import ServerOptimizer, ServerState, run_round
-from worker.launcher import Sandbox
-from worker.noise import NoiseSource
-from worker.sampling import draw_cohort
-from worker.task import TrainingTask
+from benchmarks import datasets, plot, private, recipes
+from benchmarks.private import Recipe
+from worker.zygote import Zygote
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
-
-EPSILON, DELTA = 8, 1e-4
-WRITERS, ROUNDS, NOISE, CLIP = 539, 30, 3.36, 0.5
+EPSILON = 8.0
 
 
-def _stores(data: Path, directory: Path) -> None:
-    """Train split by writer, test split of other writers."""
-    with np.load(data, allow_pickle=False) as archive:
-        order = np.argsort(archive["writer_train"], kind="stable")
-        sizes = np.unique(archive["writer_train"], return_counts=True)[1]
-        splits = {
-            "train": (archive["x_train"][order], archive["y_train"][order], sizes),
-            "test": (archive["x_test"], archive["y_test"], np.ones(10_000, np.int64)),
-        }
-    for name, (images, labels, lengths) in splits.items():
-        rows = {"features": images, "label": labels.astype(np.int32)}
-        ragged.write(directory / name, rows, lengths, scales={"features": 1 / 255})
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
 
 
-def _fits(plan: TrainingPlan) -> bool:
+def _fits(plan: TrainingPlan, delta: float) -> bool:
     cost = price(plan.mechanism).total(plan.charge_units)
-    limits = terms_of(EPSILON * 10**9, DELTA).limits
+    limits = terms_of(round(EPSILON * 10**9), delta).limits
     return any(spent <= limit for spent, limit in zip(cost, limits, strict=True))
 
 
-def test_a_linear_model_of_writers_within_epsilon_8(shared_data: Path, tmp_path: Path) -> None:
-    plan = TrainingPlan(WRITERS, WRITERS, ROUNDS, NOISE, "none", CLIP, "dp_fedsgd")
-    assert _fits(plan)
-    assert not _fits(plan.changed(noise_multiplier=NOISE - 0.05))
-    _stores(shared_data / "mnist_by_writer.npz", tmp_path)
-    layer = {"type": "Dense", "units": 10, "activation": "softmax", "kernel_initializer": "zeros"}
-    job = TrainingTask.model_validate(
-        {
-            "model": {"input": {"shape": [784]}, "layers": [layer]},
-            "algorithm": "dp_fedsgd",
-            "client_optimizer": {"name": "sgd", "learning_rate": 1.0},
-            "clip_norm": CLIP,
-            "shards": 2,
-        }
+@pytest.mark.tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "least"),
+    [(recipes.WRITERS, 0.88), (recipes.PATIENTS, 0.78)],
+    ids=["writers", "patients"],
+)
+def test_a_linear_model_within_epsilon_8(
+    recipe: Recipe, least: float, shared_data: Path, tmp_path: Path, zygote: Zygote
+) -> None:
+    data = recipe.make(tmp_path)
+    bought = private.buy(recipe, data.clients, EPSILON)
+    assert _fits(bought.plan, recipe.delta)
+    less = bought.plan.changed(noise_multiplier=bought.plan.noise_multiplier - 0.05)
+    assert not _fits(less, recipe.delta)
+
+    metrics = private.train(bought, data, seed=0, begin=zygote)
+
+    assert metrics["examples"] == data.test_examples
+    assert metrics["accuracy"] >= least
+
+
+@pytest.mark.parametrize("recipe", [*recipes.SETS, recipes.LSTM], ids=lambda recipe: recipe.name)
+def test_a_job_of_the_table_spends_its_budget_and_no_more(recipe: Recipe) -> None:
+    clients = recipe.body["clients_per_round"]
+    for epsilon in (0.5, EPSILON):
+        bought = private.buy(recipe, clients, epsilon)
+        assert bought.alone is not None
+        # The weighted filter asks for a little more than the job costs by itself.
+        assert 0.85 * epsilon < bought.alone <= epsilon
+
+
+def test_records_are_five_characters_and_the_one_that_follows() -> None:
+    x, y, who = datasets._characters(["Ay, sir", "O"])
+
+    size = len(datasets.ALPHABET)
+    read = ["".join(datasets.ALPHABET[code % size] for code in row) for row in x]
+    assert read[0] == "     "
+    assert read[6] == "y, si"
+    assert "".join(datasets.ALPHABET[code] for code in y) == "Ay, sirO"
+    assert who.tolist() == [0] * 7 + [1]
+    assert (x // size == range(datasets.CONTEXT)).all()
+
+
+def test_a_plot_holds_every_mean_within_its_frame(tmp_path: Path) -> None:
+    points = tuple(plot.Point(k, 0.2 * k, 0.2 * k - 0.05, 0.2 * k + 0.05) for k in range(1, 5))
+    path = plot.draw(
+        tmp_path / "plot.svg",
+        [plot.Line("a < b", points)],
+        places=["0", "1", "2", "3", "4"],
+        title="t",
+        across="x",
+        up="y",
     )
-    source = NoiseSource()
-    with Sandbox(job, tmp_path / "train", test_store=tmp_path / "test") as sandbox:
-        state = ServerState(sandbox.initial_weights())
-        for number in range(ROUNDS):
-            cohort = draw_cohort("none", WRITERS, WRITERS, source)
-            state = run_round(
-                state,
-                sandbox.round(number, cohort, state.weights),
-                clients=len(cohort),
-                clip_norm=CLIP,
-                noise_multiplier=NOISE,
-                denominator=WRITERS,
-                optimizer=ServerOptimizer("momentum", 1.5, 0.9),
-                source=source,
-            )
-        assert sandbox.evaluate(state.weights)["accuracy"] >= 0.88
+
+    text = path.read_text("utf-8")
+    assert text.count("<circle") == 4
+    assert "a &lt; b" in text
+    heights = [float(part.split('"')[0]) for part in text.split('cy="')[1:]]
+    assert heights == sorted(heights, reverse=True)
+    assert 0 < min(heights) < max(heights) < plot.HEIGHT
