@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from accounting.budget import epsilon_nano_of, terms_of
+from accounting.budget import check_delta, epsilon_nano_of, terms_of
 from accounting.calculator import EmptyBudget
 from accounting.calibrate import admits, min_noise
 from accounting.curve import standalone_epsilon
@@ -104,7 +104,9 @@ def buy(recipe: Recipe, clients: int, epsilon: float | None) -> Bought:
 
     Raises:
         ValueError: no noise is enough.
+        Refused: `invalid_request`, a δ that no owner could choose for so many people.
     """
+    check_delta(recipe.delta, clients)
     plan = plan_of(recipe.request(epsilon), clients=clients)
     if epsilon is None:
         return Bought(recipe.request(None), plan, None, None)

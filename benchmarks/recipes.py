@@ -82,7 +82,7 @@ DEMO = Recipe(
 ROLES = Recipe(
     "roles, linear",
     datasets.speakers,
-    1e-4,
+    5e-5,
     _everybody(
         1282,
         {
@@ -110,7 +110,7 @@ ROLES = Recipe(
 LSTM = Recipe(
     "roles, LSTM",
     datasets.speakers,
-    1e-4,
+    5e-5,
     _everybody(
         1282,
         {
