@@ -83,10 +83,13 @@ def test_a_stored_price_is_never_below_the_authority(case: dict[str, Any]) -> No
 def test_the_announcement_and_the_tutorial_cost_what_the_documents_say() -> None:
     announcement = TrainingPlan(3, 2, 10, 0.05).mechanism
     assert standalone_epsilon(announcement, 10, 1e-5) == pytest.approx(2267.1770956999753, rel=1e-9)
+    reproduced = PUBLISHED["tff_dp_tutorial"]["reproduced"]
     tutorial = TrainingPlan(3383, 120, 100, 1.2).mechanism
-    assert standalone_epsilon(tutorial, 100, 1e-5) == pytest.approx(1.986115, abs=1e-6)
+    found = standalone_epsilon(tutorial, 100, 1e-5)
+    assert found == pytest.approx(reproduced["clients120"], abs=1e-6)
     fewer = TrainingPlan(3383, 119, 100, 1.19).mechanism
-    assert standalone_epsilon(fewer, 100, 1e-5) == pytest.approx(2.004307, abs=1e-6)
+    found = standalone_epsilon(fewer, 100, 1e-5)
+    assert found == pytest.approx(reproduced["clients119"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,8 @@ def test_published_microbatching_is_half_the_noise() -> None:
     epsilon = standalone_epsilon(
         Mechanism("poisson_gaussian", 1.0, 10_000, 64), -(-5 * 10_000 // 64), 1e-6
     )
-    assert epsilon == pytest.approx(1.616394, abs=2e-3)
+    case = PUBLISHED["tfp_statement_microbatching"]
+    assert epsilon == pytest.approx(case["reproduced"], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["tfp_example_nosub_pld", "tfp_example_q.01_pld"])
@@ -147,6 +151,13 @@ def test_published_values_that_other_conversions_gave() -> None:
     huge = Mechanism("poisson_gaussian", 0.1, 10**8, 1024)
     rounds = -(-10 * 10**8 // 1024)
     assert standalone_epsilon(huge, rounds, 1e-7) == pytest.approx(7801.06, abs=0.01)
+    case, least = PUBLISHED["tfp_test2_huge"], 1.25
+    published = (
+        rounds * rdp.sgm_rdp(1024 / 10**8, case["inputs"]["z"], least)
+        + math.log1p(-1 / least)
+        - math.log(1e-7 * least) / (least - 1)
+    )
+    assert published == pytest.approx(case["published"], abs=case["tol"])
 
 
 def test_a_published_zcdp_figure_by_our_conversion() -> None:
