@@ -27,7 +27,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
+    # Despite its name this keeps Ray on the loopback interface everywhere.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "PYTHONWARNINGS": "ignore",
 }
@@ -71,11 +72,12 @@ class Engine:
         """Wait until the engine is built."""
         self.versions = self._answer()["versions"]
 
-    def turn(self, act: str) -> Turn:
-        """Run one round."""
+    def turn(self, act: str, times: int = 1) -> Turn:
+        """Run some rounds, more than one where a clock would be too coarse; the mean of them."""
         before = processor_seconds(self._process.pid)
-        seconds = float(self._ask(act)["seconds"])
-        return Turn(seconds, processor_seconds(self._process.pid) - before)
+        seconds = sum(float(self._ask(act)["seconds"]) for _ in range(times))
+        used = processor_seconds(self._process.pid) - before
+        return Turn(seconds / times, used / times)
 
     def total(self, act: str) -> Vector:
         """Run one round and give the sum of the updates, flat, as doubles."""
@@ -125,12 +127,23 @@ class Engine:
 @contextlib.contextmanager
 def engine(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Engine]:
     """Start an engine and wait until it is ready; ended with the block."""
-    started = Engine(command, environment)
-    try:
-        started.ready()
+    with engines({"one": command}, environment) as started:
+        yield started["one"]
+
+
+@contextlib.contextmanager
+def engines(
+    commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+) -> Iterator[dict[str, Engine]]:
+    """Start several at once and wait until all are ready; ended with the block."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name, command in commands.items():
+            started[name] = Engine(command, environment)
+            stack.callback(started[name].close)
+        for one in started.values():
+            one.ready()
         yield started
-    finally:
-        started.close()
 
 
 def processor_seconds(root: int) -> float:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.peers import bars, compare, workload
-from benchmarks.peers.engine import Engine, Turn, engine
+from benchmarks.peers.engine import Engine, Turn, engine, engines
 from benchmarks.peers.environments import environments
 from benchmarks.peers.workload import Workload
 from benchmarks.report import REPOSITORY, Table, cores
@@ -39,11 +38,12 @@ TARGETS = {
 
 @dataclass(frozen=True, slots=True)
 class Racer:
-    """A row of the table: which process runs it, and what it is asked."""
+    """A row of the table: which process runs it, what it is asked, and how often in a turn."""
 
     name: str
     process: str
     act: str
+    times: int = 1
 
 
 RACERS = (
@@ -52,8 +52,8 @@ RACERS = (
     Racer(TFF_DP, "tff", "private"),
     Racer(FLOWER, "flower", "plain"),
     Racer(FLOWER_DP, "flower", "private"),
-    Racer(ALONE, "alone", "round"),
-    Racer(WHOLE, "whole", "round"),
+    Racer(ALONE, "alone", "round", 5),
+    Racer(WHOLE, "whole", "round", 5),
 )
 # Ray keeps a copy of the model for each person it waits for, and Keras' LSTM gains nothing by it.
 LEFT_OUT = {"LSTM": ("flower",)}
@@ -83,13 +83,14 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     for name in workload.MODELS if sizes.full else ("LR", "MLP"):
         with TemporaryDirectory(prefix="bench-") as folder:
             given = workload.prepare(
-                workload.MODELS[name], Path(folder), divided_by=8 if sizes.quick else 2
+                workload.MODELS[name], Path(folder), divided_by=4 if sizes.quick else 1
             )
             _race(name, given, pythons, sizes, speed, equal)
+        # After each model, so that an hour's figures are not lost with the last one.
+        yield speed
+        yield equal
     if sizes.full:
         bars.draw(PLOT, bars.groups_of(speed), title="Clients a second, logarithmic")
-    yield speed
-    yield equal
 
 
 def commands(given: Workload, pythons: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -113,15 +114,12 @@ def _race(
 ) -> None:
     racers = [r for r in RACERS if r.process not in LEFT_OUT.get(name, ())]
     started = commands(given, pythons)
-    with ExitStack() as stack:
-        engines: dict[str, Engine] = {
-            kind: stack.enter_context(engine(started[kind], _environment(given)))
-            for kind in dict.fromkeys(racer.process for racer in racers)
-        }
-        turns = _turns(racers, engines, sizes.runs)
-        theirs = compare.peers_sums(engines)
-        versions = {k: v for e in engines.values() for k, v in e.versions.items()}
-    with engine(started["exact"], _environment(given)) as exact:
+    needed = {racer.process: started[racer.process] for racer in racers}
+    with engines(needed, _environment()) as running:
+        turns = _turns(racers, running, sizes.runs)
+        theirs = compare.peers_sums(running)
+        versions = {k: v for e in running.values() for k, v in e.versions.items()}
+    with engine(started["exact"], _environment()) as exact:
         compare.add_rows(equal, name, compare.our_sums(exact), theirs)
     for row in rows(name, given.clients, turns):
         speed.add(*row)
@@ -132,13 +130,13 @@ def _race(
 
 
 def _turns(
-    racers: Sequence[Racer], engines: Mapping[str, Engine], runs: int
+    racers: Sequence[Racer], running: Mapping[str, Engine], runs: int
 ) -> dict[str, list[Turn]]:
     """Rounds in turns; the first of each builds graphs and is not counted."""
     turns: dict[str, list[Turn]] = {racer.name: [] for racer in racers}
     for number in range(runs + 1):
         for racer in racers:
-            turn = engines[racer.process].turn(racer.act)
+            turn = running[racer.process].turn(racer.act, racer.times if number else 1)
             if number:
                 turns[racer.name].append(turn)
     return turns
@@ -162,5 +160,5 @@ def rows(
         )
 
 
-def _environment(given: Workload) -> dict[str, str]:
-    return {"PEER_FOLDER": str(given.folder), "PEER_CONCURRENCY": str(cores())}
+def _environment() -> dict[str, str]:
+    return {"PEER_CONCURRENCY": str(cores())}

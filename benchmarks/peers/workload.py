@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from worker.training import clients as cohort_clients
 ROUND = 0
 VOCABULARY, STEPS = 90, 80
 NOISE_MULTIPLIER = 1.0
+# Low enough that many clients are really clipped.
+CLIP = 0.1
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +65,7 @@ class _Characters(Model):
 # Hard et al. and LEAF train next characters so; one layer of 256 here.
 LSTM = _Characters(
     "LSTM 256",
-    16,
+    12,
     (STEPS,),
     (
         {"type": "Embedding", "input_dim": VOCABULARY, "output_dim": 8},
@@ -71,7 +73,13 @@ LSTM = _Characters(
         {"type": "Dense", "units": VOCABULARY, "activation": "softmax"},
     ),
 )
-MODELS: dict[str, Model] = {"LR": models.LR, "MLP": models.MLP, "CNN": models.CNN, "LSTM": LSTM}
+# Rounds of up to 100 people; peers need a minute for more.
+MODELS: dict[str, Model] = {
+    "LR": replace(models.LR, clients=100),
+    "MLP": replace(models.MLP, clients=80),
+    "CNN": replace(models.CNN, clients=16),
+    "LSTM": LSTM,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +104,19 @@ class Workload:
 def prepare(model: Model, folder: Path, *, divided_by: int = 1) -> Workload:
     """Write the store, draw the first weights in a sandbox, and export both."""
     store = model.store(folder, divided_by=divided_by)
-    with Sandbox(model.task(), store) as sandbox:
+    task = task_of(model)
+    with Sandbox(task, store) as sandbox:
         weights = sandbox.initial_weights()
     given = folder / f"{store.name}-given"
     opened = RaggedStore.open(store)
-    export(model.task(), opened, weights, given)
+    export(task, opened, weights, given)
     parameters = sum(array.size for array in weights)
     return Workload(model, given, store, opened.clients, opened.manifest.examples, int(parameters))
+
+
+def task_of(model: Model) -> TrainingTask:
+    """What the house's engine is told; the peers are told the same."""
+    return model.task().model_copy(update={"clip_norm": CLIP})
 
 
 def export(task: TrainingTask, store: RaggedStore, weights: Sequence[Array], folder: Path) -> None:

@@ -18,6 +18,7 @@ from benchmarks.peers.engine import EngineFailed, Turn, descendants, engine, pro
 from benchmarks.peers.inside.conversation import Given
 from benchmarks.report import Table
 from kit.ragged import RaggedStore
+from worker.task import GRID
 from worker.training import clients as cohort_clients
 
 PEER = """
@@ -50,7 +51,7 @@ def peer(tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("name", ["LR", "CNN", "LSTM"])
 def test_exported_rows_are_the_engines_own_of_round_0(name: str, tmp_path: Path) -> None:
     model = workload.MODELS[name]
-    store = RaggedStore.open(model.store(tmp_path, divided_by=400))
+    store = RaggedStore.open(model.store(tmp_path, divided_by=100))
     weights = [np.full((3, 2), 0.5, np.float32), np.zeros(2, np.float32)]
     workload.export(model.task(), store, weights, tmp_path / "given")
     given = Given(tmp_path / "given")
@@ -75,7 +76,7 @@ def test_exported_rows_are_the_engines_own_of_round_0(name: str, tmp_path: Path)
 
 def test_a_peer_is_told_the_whole_task(tmp_path: Path) -> None:
     model = workload.MODELS["CNN"]
-    store = RaggedStore.open(model.store(tmp_path, divided_by=400))
+    store = RaggedStore.open(model.store(tmp_path, divided_by=100))
     workload.export(model.task(), store, [], tmp_path / "given")
     told = json.loads((tmp_path / "given" / "task.json").read_text(encoding="utf-8"))
     task = model.task()
@@ -156,7 +157,7 @@ def test_an_engine_answers_and_nothing_of_it_stays(peer: list[str]) -> None:
         assert len(family) >= 2
         with pytest.raises(EngineFailed, match="ValueError: a client was lost"):
             started.turn("fail")
-        assert started.turn("busy").processor_seconds > 0
+        assert started.turn("busy", 2).processor_seconds > 0
     still = set(descendants(os.getpid())) & set(family)
     deadline = time.monotonic() + 10
     while still and time.monotonic() < deadline:
@@ -164,6 +165,24 @@ def test_an_engine_answers_and_nothing_of_it_stays(peer: list[str]) -> None:
             descendants(os.getpid())
         )
     assert not still
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_sums_off_the_grid_differ_from_the_engines_by_truncation_alone(tmp_path: Path) -> None:
+    given = workload.prepare(workload.MODELS["LR"], tmp_path, divided_by=25)
+    python = Path(sys.executable)
+    started = race.commands(given, {"tff": python, "flower": python})["exact"]
+    with engine(started, {}) as running:
+        ours = compare.our_sums(running)
+    grid, clipped = ours[compare.YES][compare.GRID], ours[compare.YES][compare.OURS]
+    # Each number of each client is cut by less than one step of C/2²⁰, towards zero.
+    assert np.abs(grid - clipped).max() < given.clients * workload.CLIP / GRID * 1.01
+    assert np.linalg.norm(grid) < np.linalg.norm(clipped)
+    for clip in (compare.NO, compare.YES):
+        assert compare.distance(ours[clip][compare.OURS], ours[clip][compare.DOUBLE]) < 1e-5
+    # The clip was at work.
+    assert compare.distance(ours[compare.NO][compare.OURS], clipped) > 0.1
 
 
 def test_an_engine_that_cannot_start_says_why() -> None:

@@ -75,14 +75,18 @@ def in_double_precision(task: TrainingTask, given: Given, *, clip_norm: float | 
         model, order = models.build_keras(task.model, logits_for=task.loss)
     finally:
         keras.config.set_floatx("float32")
+    states = [tf.constant(variable.value) for variable in model.non_trainable_variables]
     places = [order.index(id(weight)) for weight in model.trainable_weights]
-    rate, features, labels = task.client_optimizer.learning_rate, given.features, given.labels
+    features, labels = given.features, given.labels
+    # All engines hold the rate as a float32.
+    rate = float(np.float32(task.client_optimizer.learning_rate))
 
     @tf.function(autograph=False, reduce_retracing=True)
     def step(weights: Arrays, rows: Any, answers: Any) -> Arrays:
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            outputs, _ = model.stateless_call([weights[p] for p in places], [], rows, training=True)
+            ordered = [weights[place] for place in places]
+            outputs, _ = model.stateless_call(ordered, states, rows, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(answers, outputs)
             loss = tf.reduce_mean(losses)
         gradients = [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]

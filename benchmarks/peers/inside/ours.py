@@ -18,7 +18,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:0] = [str(Path(__file__).resolve().parents[3])]
 
 from benchmarks.contenders import contender  # noqa: E402
-from benchmarks.models import CLIP_NORM  # noqa: E402
 from benchmarks.peers.inside.conversation import Act, Given, answer  # noqa: E402
 from benchmarks.peers.workload import NOISE_MULTIPLIER, ROUND  # noqa: E402
 from kit.ragged import RaggedStore  # noqa: E402
@@ -46,15 +45,16 @@ def _whole(task: TrainingTask, store: Path, given: Given) -> Iterator[dict[str, 
     """Cohort, sandbox in another process, check, noise, server step."""
     people = RaggedStore.open(store).clients
     with Sandbox(task, store) as sandbox:
+        start = sandbox.initial_weights()
 
         def act() -> list[Any]:
-            source, state = NoiseSource(), ServerState(sandbox.initial_weights())
+            source, state = NoiseSource(), ServerState([array.copy() for array in start])
             cohort = draw_cohort("poisson", people, people, source.derive("cohort"))
             run_round(
                 state,
                 sandbox.round(ROUND, cohort, state.weights),
                 clients=len(cohort),
-                clip_norm=CLIP_NORM,
+                clip_norm=task.clip_norm,
                 noise_multiplier=NOISE_MULTIPLIER,
                 denominator=float(people),
                 optimizer=ServerOptimizer(),
@@ -72,9 +72,9 @@ def _exact(task: TrainingTask, store: Path, given: Given) -> Iterator[dict[str, 
     yield {
         "grid": lambda: exact.on_the_grid(task, store, given),
         "plain": lambda: exact.off_the_grid(task, given, clip_norm=None),
-        "clipped": lambda: exact.off_the_grid(task, given, clip_norm=CLIP_NORM),
+        "clipped": lambda: exact.off_the_grid(task, given, clip_norm=task.clip_norm),
         "double": lambda: exact.in_double_precision(task, given, clip_norm=None),
-        "double clipped": lambda: exact.in_double_precision(task, given, clip_norm=CLIP_NORM),
+        "double clipped": lambda: exact.in_double_precision(task, given, clip_norm=task.clip_norm),
     }
 
 
