@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from policies import quorum
 from policies.ask import judge
 from policies.coverage import Coverage, measure
 from policies.engine import (
     DEADLINE_SECONDS,
+    Evaluation,
     Findings,
     PolicyEngine,
     Revision,
@@ -167,6 +169,8 @@ def _of_probes(
             answers = [_answer(engine, revision, probe) for engine in engines]
             problems |= dict.fromkeys(_disagreement(engines, answers, probe))
             problems |= dict.fromkeys(_undecided(engines, answers, probe))
+            if unmet := quorum.said_by(answers[0][0]):
+                problems[FieldError("source", unmet, probe.name)] = None
     except TextRefused as refused_text:
         problems[FieldError("source", refused_text.message)] = None
     return _first_of_each(problems)
@@ -174,11 +178,16 @@ def _of_probes(
 
 def _answer(engine: PolicyEngine, revision: Revision, probe: Probe) -> Answer:
     """A verdict, where an engine that gives no answer is a failure and no denial."""
-    evaluation = engine.evaluate(revision, probe.question.canonical, DEADLINE_SECONDS)
-    verdict, fault, detail = judge(evaluation)
+    verdict, fault, detail = judge(_evaluated(engine, revision, probe))
+    if fault is Fault.TIMEOUT:  # a busy machine is late once, a policy that hangs always
+        verdict, fault, detail = judge(_evaluated(engine, revision, probe))
     if fault is not None and code_of(fault) == "policy_unavailable" and fault is not Fault.TIMEOUT:
         raise EngineFailed(fault, f"{engine.name}: {detail}")
     return verdict, fault, detail
+
+
+def _evaluated(engine: PolicyEngine, revision: Revision, probe: Probe) -> Evaluation:
+    return engine.evaluate(revision, probe.question.canonical, DEADLINE_SECONDS)
 
 
 def _undecided(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from policies import syntax
+from policies import quorum, syntax
 from policies.engine import Finding, Findings, Module
 from policies.inputs import PathRefused, follow, suggestion
 from policies.library import Library
@@ -94,6 +95,7 @@ def check(source: str, tests: str, parse: Parse, library: Library) -> Findings:
         remarks += _module(scope)
     remarks += _recursion(scopes)
     remarks += _replacements(scopes[0])
+    remarks += _approvals(scopes[0])
     remarks += _whole(scopes[0])
     ordered = sorted(
         set(remarks), key=lambda item: (item.module, item.line, item.column, item.code)
@@ -330,6 +332,14 @@ def _replacements(scope: Scope) -> Iterator[Finding]:
         for change in statement.get("with_mods", ()):
             hint = "read the input as it is; replace it in the tests only"
             yield scope.finding("with", "with belongs in tests", change["span"]["start"], hint)
+
+
+def _approvals(scope: Scope) -> Iterator[Finding]:
+    """People who are not there cannot agree."""
+    for rule in scope.rules:
+        bound = syntax.bound_names(rule.node, scope.source)
+        for at, count in quorum.too_many(rule.node, partial(scope.absolute, bound=bound)):
+            yield scope.finding(quorum.CODE, quorum.message(count), at, quorum.HINT)
 
 
 def _needs(scope: Scope, rule: Rule) -> Iterator[str]:

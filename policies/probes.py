@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import product
+from itertools import islice, pairwise, product
 from typing import Any, get_args
 
 from policies import question as asked
 from policies.question import Question
+from policies.reads import paths_read
 from policies.text import tokens
 from privacy_gateway.schemas import Role
 
@@ -26,6 +27,8 @@ MOST_PURPOSES = 12
 MOST_SAMPLED = 6
 MOST_MOMENTS = 7
 MOST_OCCASIONS = 24
+MOST_CALLERS = 16
+MOST_ASKED = 96
 ORDINARY = datetime(2026, 3, 4, 10, 30, tzinfo=UTC)
 """A Wednesday morning."""
 _EPSILON = 1_000_000_000
@@ -71,8 +74,8 @@ def must_deny(source: str) -> Iterator[Probe]:
     coming too early or from nowhere.
     """
     occasions = list(product(moments(source), purposes(source)))[:MOST_OCCASIONS]
-    for moment, purpose in occasions:
-        base = _document(purpose, moment)
+    for (moment, purpose), caller in islice(product(occasions, callers(source)), MOST_ASKED):
+        base = caller.asking(_document(purpose, moment))
         yield Probe("epsilon_over_budget", _question(_over_budget(base)))
         yield Probe("noise_too_small", _question(_with_noise(base, 0.05)))
         yield Probe("noise_not_a_number", _question(_with_noise(base, "NaN")))
@@ -98,6 +101,8 @@ def samples(source: str) -> Iterator[Probe]:
     for purpose in tried:
         for moment in moments(source):
             yield from _occasions(_document(purpose, moment))
+    for purpose, caller in product(tried, callers(source)):
+        yield from _shares(caller.asking(_document(purpose, ORDINARY)))
 
 
 def _occasions(base: dict[str, Any]) -> Iterator[Probe]:
@@ -125,6 +130,50 @@ def _occasions(base: dict[str, Any]) -> Iterator[Probe]:
     yield Probe("sample_on_a_saturday_night", _question(at_night))
 
 
+def _shares(base: dict[str, Any]) -> Iterator[Probe]:
+    """One cheap job on a person's and a project's share: untouched, nearly and wholly used up.
+
+    Where no share is set the budget stands for it, as in every question.
+    """
+    cheap = _costing(base, 1)
+    yield Probe("sample_without_a_share", _question(cheap))
+    for name, left in product(("quota", "project_quota"), (_BUDGET, _BUDGET // 100, 0)):
+        document = deepcopy(cheap)
+        share = {"limited": True, "epsilon_nano": _BUDGET, "remaining_epsilon_nano": left}
+        document["budget"][name] = share
+        yield Probe(f"sample_with_{left}_left_of_the_{name}", _question(document))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """From which organisation, and for which project, a probe asks."""
+
+    organisation: str
+    project: str
+
+    def asking(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The document as this caller's."""
+        document["subject"]["organisation"] = self.organisation
+        document["job"]["project"] = self.project
+        return document
+
+
+def callers(source: str) -> list[Caller]:
+    """Somebody from nowhere for no project, and from and for each that a policy may mean.
+
+    Only what the policy reads is varied: another text of it changes no answer.
+    """
+    read, named = paths_read(source), _mentioned(source)
+
+    def tried(*path: str) -> list[str]:
+        return named if any(path[: len(prefix)] == prefix for prefix in read) else []
+
+    usual = Caller("default", "")
+    organisations = [replace(usual, organisation=name) for name in tried("subject", "organisation")]
+    projects = [replace(usual, project=name) for name in tried("job", "project")]
+    return [usual, *projects, *organisations][:MOST_CALLERS]
+
+
 def purposes(source: str) -> list[str]:
     """Texts a policy mentions, tried as purposes; an unknown one when it mentions none."""
     return _mentioned(source) or [UNKNOWN_PURPOSE]
@@ -148,7 +197,10 @@ def moments(source: str) -> list[datetime]:
 def _mentioned(source: str) -> list[str]:
     """The plain texts written in a policy, the first few, each once."""
     texts: dict[str, None] = {}
-    for token in tokens(source):
+    significant = [token for token in tokens(source) if token.kind not in ("space", "comment")]
+    for token, after in pairwise([*significant, None]):
+        if token is None or (after is not None and after.text == ":"):
+            continue  # the name of a member
         if token.kind in ("string", "raw") and 2 < len(token.text) < 80:
             texts[token.text[1:-1]] = None
     return [text for text in texts if "%" not in text and "\\" not in text][:MOST_PURPOSES]

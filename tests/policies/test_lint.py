@@ -7,7 +7,7 @@ import pytest
 from policies.embedded import EmbeddedEngine
 from tests.support.questions import example
 
-HEADER = "package owner.rules\n\nimport data.gateway.bounds\n\n"
+HEADER = "package owner.rules\n\nimport data.gateway.bounds\nimport data.gateway.approvals\n"
 DECISION = "\ndecision := {}\n"
 
 
@@ -53,12 +53,20 @@ def errors(engine: EmbeddedEngine, body: str, tests: str = "") -> list[tuple[str
         ("x := {1 ==}", "syntax", 11),
         ("x if y with input.job as {}\n\ny := 1", "with", 8),
         ("x := {1 | y with input.job as {}}\n\ny := 1", "with", 13),
+        ('x contains approvals.by("owner", 2, 48)', "approval_impossible", 12),
+        ('x contains {"role": "owner", "count": 3, "within_hours": 1}', "approval_impossible", 13),
+        ('x contains approvals.by_above(1, "owner", 2, 48)', "approval_impossible", 12),
     ],
 )
 def test_refused_with_line_and_column(
     embedded: EmbeddedEngine, body: str, code: str, column: int
 ) -> None:
     assert (code, 5, column) in errors(embedded, body)
+
+
+def test_people_there_can_be_many_of_may_be_many(embedded: EmbeddedEngine) -> None:
+    demands = 'approvals.by("owner", 1, 48), approvals.by("auditor", 2, 48)'
+    assert errors(embedded, f"x := {{{demands}}}") == []
 
 
 def test_mutual_recursion_is_found_at_every_rule(embedded: EmbeddedEngine) -> None:

@@ -92,6 +92,67 @@ def test_an_approval_nobody_can_give_is_refused(embedded: EmbeddedEngine, role: 
     assert any("decision.approvals.role" in error.message for error in problems), problems
 
 
+def test_more_owners_than_there_are_are_refused_however_they_are_counted(
+    embedded: EmbeddedEngine,
+) -> None:
+    counted = '{approvals.by("owner", input.job.rounds, 48)}'
+    revision = Revision.of_text(HALF_DECIDED % counted, DEAR_IS_APPROVED)
+    problems = examine([embedded], revision, floor=FLOOR).problems
+    said = [error.message for error in problems if "approval_impossible" in error.message]
+    assert said
+    assert "a data set has one" in said[0]
+
+
+ONE_PROJECT = """package owner.lab
+
+decision := {"allow": count(deny) == 0, "deny": deny}
+
+deny contains denial("project", "atlas") if input.job.project != "atlas"
+
+deny contains denial("purpose", "research") if input.job.purpose != "research"
+%s
+denial(field, limit) := {"code": "no", "field": field, "message": "no", "limit": limit}
+"""
+CAPPED = """
+deny contains denial("price", 1) if input.cost.budget_epsilon_nano_after > input.budget.epsilon_nano
+
+deny contains denial("noise", 1) if not sound
+
+sound if {
+	is_number(input.derived.noise_multiplier_ppm)
+	input.derived.noise_multiplier_ppm > 100000
+}
+
+deny contains denial("cohort", 2) if input.job.clients_per_round < 2
+"""
+
+
+def test_a_policy_open_to_one_project_only_is_probed_as_that_project(
+    embedded: EmbeddedEngine,
+) -> None:
+    tests = "package t\n\ntest_yes if true\n"
+    lax = examine([embedded], Revision.of_text(ONE_PROJECT % "", tests)).problems
+    assert {error.message.split(" ")[1] for error in lax} == {
+        "epsilon_over_budget",
+        "noise_too_small",
+        "noise_not_a_number",
+        "cohort_of_one",
+    }
+    capped = examine([embedded], Revision.of_text(ONE_PROJECT % CAPPED, tests))
+    assert capped.problems == ()
+
+
+def test_a_policy_that_stumbles_over_a_used_up_share_is_refused(embedded: EmbeddedEngine) -> None:
+    left = 'object.get(input, ["budget", "project_quota", "remaining_epsilon_nano"], 0)'
+    source = SOURCE.replace(
+        "{obligations.max_parallel_jobs(2)}",
+        f"{{obligations.max_parallel_jobs({left} / 80000000)}}",
+    )
+    assert source != SOURCE
+    problems = examine([embedded], Revision.of_text(source, TESTS), floor=FLOOR).problems
+    assert any("left_of_the_project_quota" in str(error.value) for error in problems), problems
+
+
 def test_an_undefined_decision_is_refused_with_the_way_to_write_it(
     embedded: EmbeddedEngine,
 ) -> None:

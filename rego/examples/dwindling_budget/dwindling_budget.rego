@@ -2,7 +2,7 @@
 # title: Dwindling budget
 # description: |
 #   The less is left, the more people must agree: nobody in the first half of the budget, the owner
-#   from there on, and two owners for the last fifth. No job may take more than a tenth.
+#   from there on, and an auditor too for the last fifth. No job may take more than a tenth.
 package examples.dwindling_budget
 
 import data.gateway.answer
@@ -23,7 +23,7 @@ deny contains bounds.clients_per_round_at_least(10)
 
 approve contains approvals.by("owner", 1, 48) if not spends_at_most(50)
 
-approve contains approvals.by("owner", 2, 48) if not spends_at_most(80)
+approve contains approvals.by("auditor", 1, 48) if not spends_at_most(80)
 
 # With this job the population will have spent at most so many per cent of its budget.
 spends_at_most(percent) if {
