@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from privacy_gateway import aio, tff
+    from privacy_gateway import aio, local, tff
     from privacy_gateway.client import Domain, login
     from privacy_gateway.errors import Refused
     from privacy_gateway.jobs import Job, JobNotCompleted, Quote
 
 __version__ = "0.1.0"
-__all__ = ["Domain", "Job", "JobNotCompleted", "Quote", "Refused", "aio", "login", "tff"]
+__all__ = ["Domain", "Job", "JobNotCompleted", "Quote", "Refused", "aio", "local", "login", "tff"]
 
 _HOME = {
     "Domain": "client",
@@ -30,7 +30,7 @@ _HOME = {
     "Refused": "errors",
     "login": "client",
 }
-_MODULES = frozenset({"aio", "tff"})
+_MODULES = frozenset({"aio", "local", "tff"})
 
 
 def __getattr__(name: str) -> Any:

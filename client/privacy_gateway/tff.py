@@ -75,7 +75,7 @@ def job_of(
     Raises:
         Refused: as `train_model` does before anything is sent.
     """
-    _check_keys(params)
+    check_keys(params)
     datasets = domain.datasets
     dataset, features = datasets.of_asset(params["train_data_id"], "train_data_id")
     other, label = datasets.of_asset(params["label_data_id"], "label_data_id")
@@ -83,7 +83,7 @@ def job_of(
         raise invalid("train_data_id", f"is {features.name!r}, not the data set's features")
     if other.id != dataset.id or label != dataset.label:
         raise invalid("label_data_id", f"is {label.name!r}, not the label of the same data set")
-    _check_clients(params["no_clients"], dataset.clients)
+    check_clients(params["no_clients"], dataset.clients)
     model = model_fn()
     body: dict[str, Any] = {
         "dataset": dataset.id,
@@ -111,13 +111,21 @@ def architecture_of(model: Any) -> dict[str, Any]:
     return spec_of_keras(model).as_dict()
 
 
-def _check_keys(params: Mapping[str, Any]) -> None:
-    """All six keys, and nothing that the gateway would not understand."""
-    missing = [FieldError(name, "is missing") for name in REQUIRED if name not in params]
+def check_keys(
+    params: Mapping[str, Any],
+    required: tuple[str, ...] = REQUIRED,
+    optional: tuple[str, ...] = OPTIONAL,
+) -> None:
+    """All keys that are needed, and nothing that would not be understood.
+
+    Raises:
+        Refused: `invalid_request`, naming each.
+    """
+    missing = [FieldError(name, "is missing") for name in required if name not in params]
     unknown = [
-        FieldError(str(name), f"is not a key of train_model; optional are {', '.join(OPTIONAL)}")
+        FieldError(str(name), f"is not a key of train_model; optional are {', '.join(optional)}")
         for name in params
-        if name not in REQUIRED and name not in OPTIONAL
+        if name not in required and name not in optional
     ]
     faults = missing + unknown
     if faults:
@@ -125,8 +133,12 @@ def _check_keys(params: Mapping[str, Any]) -> None:
         raise Refused("invalid_request", detail, errors=faults)
 
 
-def _check_clients(asked: Any, declared: int) -> None:
-    """A wrong idea of how many people there are would be a wrong idea of the price."""
+def check_clients(asked: Any, declared: int) -> None:
+    """A wrong idea of how many people there are would be a wrong idea of the price.
+
+    Raises:
+        Refused: `invalid_request` on `no_clients`, with both numbers.
+    """
     if type(asked) is int and asked == declared:
         return
     message = f"is {asked!r}, but the population has {declared} clients"

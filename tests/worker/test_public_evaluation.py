@@ -1,4 +1,4 @@
-"""Free evaluations: on what the owner declared public, asked, recorded, and nobody's data opened."""
+"""Free evaluations: on what the owner declared public; asked, recorded, and nobody opened."""
 
 from __future__ import annotations
 
