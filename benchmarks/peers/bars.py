@@ -27,11 +27,13 @@ class Group:
     bars: tuple[tuple[str, float], ...]
 
 
-def groups_of(table: Table) -> list[Group]:
-    """Rows (model, engine, clients/s, …) by model, in the order of the table."""
+def groups_of(table: Table, column: str) -> list[Group]:
+    """Values of one column by model, in the order of the table; the first two cells are names."""
+    at = table.columns.index(column)
     found: dict[str, list[tuple[str, float]]] = {}
-    for model, engine, rate, *_ in table.rows:
-        found.setdefault(str(model), []).append((str(engine), float(rate or 0)))
+    for row in table.rows:
+        if row[at] is not None:
+            found.setdefault(str(row[0]), []).append((str(row[1]), float(row[at] or 0)))
     return [Group(name, tuple(bars)) for name, bars in found.items()]
 
 

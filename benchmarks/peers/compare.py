@@ -30,13 +30,15 @@ def distance(sum_: Vector, beside: Vector) -> float:
 
 def peers_sums(engines: Mapping[str, Engine]) -> dict[str, dict[str, Vector]]:
     """Sums of the peers, by clip and name."""
-    tff = engines["tff"]
-    plain = {TFF: tff.total("plain"), TFF_DOUBLE: tff.total("double")}
-    clipped = {TFF: tff.total("clipped")}
-    if "flower" in engines:
-        plain[FLOWER] = engines["flower"].total("plain")
-        clipped[FLOWER] = engines["flower"].total("clipped")
-    return {NO: plain, YES: clipped}
+    tff, flower = engines["tff"], engines["flower"]
+    return {
+        NO: {
+            TFF: tff.total("plain"),
+            TFF_DOUBLE: tff.total("double"),
+            FLOWER: flower.total("plain"),
+        },
+        YES: {TFF: tff.total("clipped"), FLOWER: flower.total("clipped")},
+    }
 
 
 def our_sums(exact: Engine) -> dict[str, dict[str, Vector]]:

@@ -24,6 +24,7 @@ from benchmarks.timing import Sizes
 INSIDE = Path(__file__).parent / "inside"
 PLOT = REPOSITORY / "docs" / "internals" / "peers.svg"
 
+USED = "clients/cpu-s"
 NAIVE, TFF, TFF_DP = "naive Keras loop", "TFF", "TFF, clip and noise"
 FLOWER, FLOWER_DP = "Flower", "Flower, clip and noise"
 ALONE, WHOLE = "engine alone", "whole private round"
@@ -55,8 +56,6 @@ RACERS = (
     Racer(ALONE, "alone", "round", 5),
     Racer(WHOLE, "whole", "round", 5),
 )
-# Ray keeps a copy of the model for each person it waits for, and Keras' LSTM gains nothing by it.
-LEFT_OUT = {"LSTM": ("flower",)}
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -70,7 +69,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             "engine",
             "clients/s",
             "to whole round",
-            "clients/cpu-s",
+            USED,
             "to whole, cpu",
             "target",
         ),
@@ -87,10 +86,10 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             )
             _race(name, given, pythons, sizes, speed, equal)
         # After each model, so that an hour's figures are not lost with the last one.
+        if sizes.full:
+            bars.draw(PLOT, bars.groups_of(speed, USED), title="Clients a processor-second")
         yield speed
         yield equal
-    if sizes.full:
-        bars.draw(PLOT, bars.groups_of(speed), title="Clients a second, logarithmic")
 
 
 def commands(given: Workload, pythons: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -112,11 +111,10 @@ def _race(
     speed: Table,
     equal: Table,
 ) -> None:
-    racers = [r for r in RACERS if r.process not in LEFT_OUT.get(name, ())]
     started = commands(given, pythons)
-    needed = {racer.process: started[racer.process] for racer in racers}
+    needed = {racer.process: started[racer.process] for racer in RACERS}
     with engines(needed, _environment()) as running:
-        turns = _turns(racers, running, sizes.runs)
+        turns = _turns(running, sizes.runs)
         theirs = compare.peers_sums(running)
         versions = {k: v for e in running.values() for k, v in e.versions.items()}
     with engine(started["exact"], _environment()) as exact:
@@ -129,13 +127,11 @@ def _race(
     )
 
 
-def _turns(
-    racers: Sequence[Racer], running: Mapping[str, Engine], runs: int
-) -> dict[str, list[Turn]]:
+def _turns(running: Mapping[str, Engine], runs: int) -> dict[str, list[Turn]]:
     """Rounds in turns; the first of each builds graphs and is not counted."""
-    turns: dict[str, list[Turn]] = {racer.name: [] for racer in racers}
+    turns: dict[str, list[Turn]] = {racer.name: [] for racer in RACERS}
     for number in range(runs + 1):
-        for racer in racers:
+        for racer in RACERS:
             turn = running[racer.process].turn(racer.act, racer.times if number else 1)
             if number:
                 turns[racer.name].append(turn)

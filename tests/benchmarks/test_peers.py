@@ -137,6 +137,15 @@ def test_every_process_of_a_race_is_asked_for_what_it_can_do() -> None:
         assert set(targets) <= {racer.name for racer in race.RACERS}
 
 
+def test_bars_are_taken_from_one_column_of_the_table() -> None:
+    table = Table("peers", "", ("model", "engine", "clients/s", "clients/cpu-s"))
+    for row in (("LR", "a", 1.0, 2.0), ("LR", "b", 3.0, None), ("CNN", "a", 5.0, 6.0)):
+        table.add(*row)
+    lr, cnn = bars.groups_of(table, "clients/cpu-s")
+    assert (lr.name, lr.bars) == ("LR", (("a", 2.0),))
+    assert (cnn.name, cnn.bars) == ("CNN", (("a", 6.0),))
+
+
 def test_bars_grow_with_the_logarithm(tmp_path: Path) -> None:
     groups = [bars.Group("LR", (("a", 1.0), ("b", 10.0), ("c <&>", 100.0)))]
     drawn = ET.parse(bars.draw(tmp_path / "p.svg", groups, title="Rates")).getroot()
