@@ -114,12 +114,14 @@ class Run:
         job: its row in the end.
         cohorts: who was handed to the sandbox, round by round.
         weights: the model before the first round and after each, flat, float64.
+        norms: C of each round, where it adapts.
     """
 
     ending: Ending
     job: Job
     cohorts: list[np.ndarray]
     weights: list[np.ndarray]
+    norms: list[float] = field(default_factory=list)
 
     @property
     def completed(self) -> bool:
@@ -143,6 +145,7 @@ class Bench:
         shards: threads in a sandbox.
         public: whether there is a public test set.
         block: rounds that are charged together.
+        dtype: of the features.
     """
 
     engine: PolicyEngine
@@ -151,6 +154,7 @@ class Bench:
     shards: int = 1
     public: bool = False
     block: int = 200
+    dtype: str = "float32"
     _answers: dict[bytes, Any] = field(default_factory=dict)
     _stores: dict[str, Path] = field(default_factory=dict)
     _templates: dict[int, Market] = field(default_factory=dict)
@@ -198,7 +202,7 @@ class Bench:
         tools = Tools(watch.opened, noise=lambda: keys or Keys())
         for _ in range(attempts):
             ending = coordinator.run(market.services, job_id, worker="audit", tools=tools)
-        return Run(ending, *_outcome(market, job_id, watch))
+        return Run(ending, *_outcome(market, job_id, watch), watch.norms)
 
     @contextmanager
     def market(self, world: World) -> Iterator[Market]:
@@ -227,7 +231,11 @@ class Bench:
         folder.mkdir()
         database = Database(f"sqlite:///{folder / DATABASE}")
         database.create_all()
-        files: dict[str, Any] = {"store_path": STORE, "feature_shape": [FEATURES]}
+        files: dict[str, Any] = {
+            "store_path": STORE,
+            "feature_shape": [FEATURES],
+            "feature_dtype": self.dtype,
+        }
         if self.public:
             test = World("public", people(seed=8).rows, (PEOPLE * RECORDS,))
             files |= {"test_store_path": str(self.store(test)), "test_examples": PEOPLE * RECORDS}
@@ -279,6 +287,7 @@ class _Watch:
     around: Around
     cohorts: list[np.ndarray] = field(default_factory=list)
     before: list[list[np.ndarray]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
 
     @contextmanager
     def opened(self, task: TrainingTask, store: Data, test: Path | None) -> Iterator[Watched]:
@@ -305,6 +314,7 @@ class Watched:
     def round(self, number: int, clients: np.ndarray, weights: Any, *rest: Any, **more: Any) -> Any:
         self.watch.cohorts.append(np.array(clients))
         self.watch.before.append([np.array(array) for array in weights])
+        self.watch.norms += [norm for norm in rest if norm is not None]
         asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), rest, more)
 
         self.watch.around(self, number)

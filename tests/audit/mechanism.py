@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from accounting.plan import CLIP_LEARNING_RATE, CLIP_QUANTILE
 from tests.audit.bench import PEOPLE, PER_ROUND, Bench, Keys, Run, World, nobody, people
 
-Finding = Literal["influence", "noise", "repeated", "denominator", "cohorts"]
+Finding = Literal["influence", "noise", "repeated", "denominator", "cohorts", "count"]
 
 CLIP, NOISE = 0.7, 1.3
 ROUNDS = 120
@@ -38,6 +39,8 @@ class Case:
         sampled: whether a round draws its people at random.
         tree: whether noise lives on a tree: rounds share it, and one key deals people and noise.
         counted: whether to count cohorts, too; one row will do, the sampler knows no algorithm.
+        clip: C of the first round.
+        count_noise: σ_b on the count of clients within C, where C adapts.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Case:
     sampled: bool = True
     tree: bool = False
     counted: bool = False
+    clip: float = CLIP
+    count_noise: float | None = None
 
     def body(self, **changes: Any) -> dict[str, Any]:
         """The request of one job."""
@@ -74,7 +79,7 @@ def influence(bench: Bench, case: Case) -> bool:
     """With and without one person, all else equal: the sums differ by at most C."""
     moved = distances(bench, case)
     # A probe that moves nothing proves nothing.
-    return 0.99 * CLIP < max(moved) <= case.influence * CLIP * (1 + SLACK)
+    return 0.99 * case.clip < max(moved) <= case.influence * case.clip * (1 + SLACK)
 
 
 def distances(bench: Bench, case: Case) -> list[float]:
@@ -99,7 +104,7 @@ def noise(bench: Bench, case: Case) -> bool:
     """Two seeds, all else equal: the difference is Gaussian of variance 2·(zC)² on the sum."""
     first, second = (bench.run(people(), Keys(noise=seed), **case.body()) for seed in (1, 2))
     difference = (first.updates[0] - second.updates[0]) * case.denominator
-    return _is_gaussian(difference, math.sqrt(2) * case.noise * CLIP)
+    return is_gaussian(difference, math.sqrt(2) * case.noise * case.clip)
 
 
 def repeated(bench: Bench, case: Case) -> bool:
@@ -110,7 +115,7 @@ def repeated(bench: Bench, case: Case) -> bool:
     # On a tree the second prefix takes the place of the first, noise and all: −1/√2.
     expected = -math.sqrt(0.5) if case.tree else 0.0
     fresh = abs(correlation - expected) < 5 / math.sqrt(sums[0].size)
-    return fresh and _is_gaussian(sums[0], case.noise * CLIP)
+    return fresh and is_gaussian(sums[0], case.noise * case.clip)
 
 
 def denominator(bench: Bench, case: Case) -> bool:
@@ -131,6 +136,31 @@ def cohorts(bench: Bench, case: Case) -> bool:
         return False
     sizes = [len(set(cohort.tolist())) for cohort in run.cohorts]
     return binomial(sizes, PEOPLE, PER_ROUND) and fair(run.cohorts)
+
+
+def count(bench: Bench, case: Case) -> bool:
+    """What the next C tells: noise σ_b on the count of clients within C, at most ½ of one person.
+
+    C and the model come from one round, so the noise on both is what was priced jointly.
+    """
+    if case.count_noise is None:
+        return True
+    world = people()
+    base = bench.run(world, Keys(), **case.body(rounds=2))
+    someone = int(base.cohorts[0][0])
+    huge = bench.run(world.changed(someone, "huge", lambda x: x * 1e12), **case.body(rounds=2))
+    without = bench.run(world.without(someone), **case.body(rounds=2))
+    moved = [abs(float(counts(run, case)[0] - counts(without, case)[0])) for run in (base, huge)]
+    small = {"input": {"shape": [16]}, "layers": [{"type": "Dense", "units": 3}]}
+    changes = {"rounds": ROUNDS, "noise_multiplier": 1.9, "model": {"architecture": small}}
+    silent = bench.run(nobody(), **case.body(**changes))
+    return 0.49 < max(moved) < 0.5 + 1e-5 and is_gaussian(counts(silent, case), case.count_noise)
+
+
+def counts(run: Run, case: Case) -> np.ndarray:
+    """The noised sums of ±½, from how C moved (Andrew et al. 2021, section 3)."""
+    shares = CLIP_QUANTILE - np.diff(np.log(run.norms)) / CLIP_LEARNING_RATE
+    return (shares - 0.5) * case.denominator
 
 
 def binomial(sizes: list[int], clients: int, per_round: int) -> bool:
@@ -158,6 +188,7 @@ CHECKS: dict[Finding, Check] = {
     "denominator": denominator,
     "repeated": repeated,
     "cohorts": cohorts,
+    "count": count,
 }
 
 
@@ -179,7 +210,7 @@ def _unusual(world: World, person: int) -> Iterator[World]:
         yield world.changed(person, name, change)
 
 
-def _is_gaussian(sample: np.ndarray, deviation: float) -> bool:
+def is_gaussian(sample: np.ndarray, deviation: float) -> bool:
     """Variance by χ², mean and shape by a normal and a Kolmogorov–Smirnov test."""
     scaled = sample / deviation
     square = float(np.square(scaled).sum())

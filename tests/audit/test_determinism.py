@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import runnable
 from tests.audit.bench import Bench, Keys, Watched, people
 from tests.support import market as markets
 from worker.zygote import Zygote
@@ -19,7 +20,9 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "dp_fedavg": {"name": "dp_fedavg", "local_epochs": 2},
     "dp_fedsgd": {"name": "dp_fedsgd"},
     "dp_fedprox": {"name": "dp_fedprox", "proximal_mu": 0.5},
+    "dp_ftrl": {"name": "dp_ftrl"},
 }
+TREE = {"sampling": "none", "noise_multiplier": 4.0}
 OPTIMIZERS = ("sgd", "momentum", "adam", "adagrad", "yogi")
 # Every algorithm once, every server optimizer at least once.
 ROWS = [
@@ -28,6 +31,7 @@ ROWS = [
     ("dp_fedprox", "adam"),
     ("dp_fedavg", "adagrad"),
     ("dp_fedavg", "yogi"),
+    ("dp_ftrl", "momentum"),
 ]
 
 
@@ -40,7 +44,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def test_every_row_is_there() -> None:
-    assert {name for name, _ in ROWS} == set(ALGORITHMS)
+    assert {name for name, _ in ROWS} == set(ALGORITHMS) == set(runnable.ALGORITHMS)
     assert {optimizer for _, optimizer in ROWS} == set(OPTIMIZERS)
 
 
@@ -56,7 +60,7 @@ def test_two_threads_and_a_killed_sandbox_change_no_bit(
             "server_optimizer": {"name": optimizer, "learning_rate": 0.1},
         }
         | ALGORITHMS[name],
-    }
+    } | (TREE if name == "dp_ftrl" else {})
     straight = bench.forgetting().run(people(), Keys(), rounds=ROUNDS, **body)
     assert straight.completed
 
@@ -67,9 +71,11 @@ def test_two_threads_and_a_killed_sandbox_change_no_bit(
             killed.append(watched.opened().pid or 0)
             watched.kill()
 
-    # Rounds 1 and 2 are charged, 2 is lost and charged again: of 6 paid for, 5 are published.
+    # Rounds 1 and 2 are charged, 2 is lost and charged again: of 6 paid for, 5 are published. A
+    # tree is paid for whole, and its lost round is the same round again.
+    paid = ROUNDS if name == "dp_ftrl" else ROUNDS + 1
     resumed = bench.forgetting(shards=2, block=2).run(
-        people(), Keys(), attempts=2, around=kill, rounds=ROUNDS + 1, **body
+        people(), Keys(), attempts=2, around=kill, rounds=paid, **body
     )
     assert len(killed) == 1
     assert (resumed.ending, resumed.job.rounds_published) == ("ended", ROUNDS)

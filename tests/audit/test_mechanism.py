@@ -18,13 +18,15 @@ import pytest
 import kit
 import privacy_gateway
 import worker as worker_room
+from accounting.mechanism import update_noise
+from accounting.plan import CLIP_COUNT_NOISE_PER_CLIENT, INITIAL_CLIP_NORM
 from jobs import runnable
 from policies.embedded import EmbeddedEngine
 from tests.audit import mechanism
-from tests.audit.bench import PEOPLE, Bench
+from tests.audit.bench import PEOPLE, PER_ROUND, Bench
 from tests.audit.mechanism import CHECKS, Case, Finding
 from tests.support import market as markets
-from worker import aggregate, start, steps
+from worker import aggregate, clipping, start, steps
 from worker.noise import NoiseSource
 from worker.sampling import draw_cohort, fixed_size_cohort
 from worker.task import GRID
@@ -57,6 +59,14 @@ CASES = [
         sampled=False,
     ),
 ]
+ADAPTIVE = Case(
+    "adaptive",
+    {"name": "dp_fedavg", "clip_norm": "adaptive"},
+    noise=update_noise(mechanism.NOISE, CLIP_COUNT_NOISE_PER_CLIENT * PER_ROUND),
+    clip=INITIAL_CLIP_NORM,
+    count_noise=CLIP_COUNT_NOISE_PER_CLIENT * PER_ROUND,
+)
+CASES.append(ADAPTIVE)
 
 # Ordinary people stay below C, so a clip that is missing shows in the unusual one alone, and the
 # coordinator's own bound on the whole sum does not speak first.
@@ -147,6 +157,30 @@ def _always_the_same_people(
 _REAL_MEAN, _REAL_ROUND = aggregate.noised_mean, aggregate.run_round
 _SEEDS: list[bytes] = []
 
+
+def _a_count_without_noise(self: Any, norm: float, count: Any, _source: Any) -> float:
+    return _REAL_NORM(self, norm, count, _Silence())
+
+
+def _a_count_of_whole_people(self: Any, norm: float, count: Any, source: Any) -> float:
+    return _REAL_NORM(self, norm, 2 * count, source)
+
+
+def _the_joint_noise_on_the_update(sums: Any, **options: Any) -> Any:
+    return _REAL_MEAN(sums, **options | {"noise_multiplier": mechanism.NOISE})
+
+
+class _Silence:
+    def gaussian(self, size: int, _sigma: float) -> Any:
+        return np.zeros(size, np.int64)
+
+
+_REAL_NORM = clipping.AdaptiveClipping.next_norm
+JOINT: dict[Callable[..., Any], tuple[Any, str, Finding]] = {
+    _a_count_without_noise: (clipping.AdaptiveClipping, "next_norm", "count"),
+    _a_count_of_whole_people: (clipping.AdaptiveClipping, "next_norm", "count"),
+    _the_joint_noise_on_the_update: (aggregate, "noised_mean", "noise"),
+}
 TRUSTED: dict[Callable[..., Any], tuple[Any, str, Finding]] = {
     _no_noise: (aggregate, "noised_mean", "noise"),
     _noise_on_the_mean: (aggregate, "noised_mean", "noise"),
@@ -170,6 +204,16 @@ def test_a_mutant_of_the_coordinator_is_found(
     _SEEDS.clear()
     monkeypatch.setattr(module, name, mutant)
     assert not CHECKS[finding](bench, FEDAVG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", JOINT, ids=lambda mutant: mutant.__name__.strip("_"))
+def test_a_mutant_of_adaptive_clipping_is_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., Any]
+) -> None:
+    module, name, finding = JOINT[mutant]
+    monkeypatch.setattr(module, name, mutant)
+    assert not CHECKS[finding](bench, ADAPTIVE)
 
 
 SHRINK = "shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))"

@@ -32,14 +32,16 @@ def test_each_client_adds_a_half_by_its_norm_and_the_round_has_its_own_norm(
     tmp_path: Path,
 ) -> None:
     lengths = norms(tmp_path)
-    middle = float(np.median(lengths))
-    expected = int(np.where(lengths <= middle * 1.001, HALF, -HALF).sum())
+    # Who has no records adds nothing.
+    present = np.array(SIZES) > 0
+    middle = float(np.median(lengths[present]))
+    expected = int(np.where(lengths[present] <= middle * 1.001, HALF, -HALF).sum())
     job = engine.task(engine.LINEAR, clip_norm=100.0, count_unclipped=True)
     federated, weights = engine.engine(job, engine.store(tmp_path / "store", SIZES))
     *free, all_within = federated.sum_of(3, EVERYBODY, weights)
     *bound, some_within = federated.sum_of(3, EVERYBODY, weights, clip_norm=middle * 1.001)
 
-    assert all_within.tolist() == [len(SIZES) * HALF]
+    assert all_within.tolist() == [int(present.sum()) * HALF]
     assert some_within.tolist() == [expected]
     assert abs(expected) <= 2 * HALF, "the test needs clients on both sides"
     # Sums are on the grid of the round's own norm.
@@ -61,6 +63,17 @@ def test_one_client_however_large_moves_sum_and_count_by_its_share(tmp_path: Pat
         moved = np.concatenate([(a - b).ravel() for a, b in zip(with_it, without, strict=True)])
         assert np.linalg.norm(moved) <= GRID
         assert abs(int(count[0] - fewer[0])) == HALF
+
+
+def test_who_has_no_records_moves_neither_sum_nor_count(tmp_path: Path) -> None:
+    """The neighbour without records is the one who does not contribute, not one more within C."""
+    job = engine.task(engine.LINEAR, clip_norm=C, count_unclipped=True)
+    federated, weights = engine.engine(job, engine.store(tmp_path / "store", SIZES))
+    absent = EVERYBODY[np.array(SIZES) > 0]
+    for here, gone in zip(
+        federated.sum_of(0, EVERYBODY, weights), federated.sum_of(0, absent, weights), strict=True
+    ):
+        np.testing.assert_array_equal(here, gone)
 
 
 def test_the_sandbox_gives_the_same_for_one_and_two_threads(tmp_path: Path) -> None:
