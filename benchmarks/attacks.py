@@ -116,7 +116,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         f"writers, linear, {plan.rounds} rounds, cohorts of {plan.clients_per_round} of "
         f"{plan.population_clients}; C {plan.clip_norm}, z {plan.noise_multiplier}; one seed; "
         f"signs are boosted {BOOST:g} times; trimmed mean and Krum expect "
-        f"{aggregators.SUSPECTED:.0%} attackers; only the first three columns can be had in a job"
+        f"{aggregators.SUSPECTED:.0%} attackers; a job has bound and noise, always both"
     )
     yield table
 
