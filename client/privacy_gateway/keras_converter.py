@@ -7,7 +7,7 @@ an error. Keras is imported when a model is converted and at no other time.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from privacy_gateway import modelspec
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 # Options that say how a layer is called or stored, not what it computes.
 _NAMES_ONLY = {"name", "trainable", "dtype", "seed", "build_config", "registered_name"}
 _INPUT_LAYER = "InputLayer"
+
+
+Arguments = dict[str, Any]
+Change = Callable[[int, Arguments, list[Any]], tuple[Arguments, list[Any]]]
+
+
+def _as_it_stands(
+    _index: int, arguments: Arguments, sources: list[Any]
+) -> tuple[Arguments, list[Any]]:
+    return arguments, sources
 
 
 def spec_of_keras(
@@ -65,22 +75,37 @@ def keras_of_spec(
         ValueError: the arrays are not those of the architecture.
         ImportError: Keras is not installed.
     """
+    model, variables = built(spec)
+    if arrays is not None:
+        if [tuple(array.shape) for array in arrays] != [tuple(v.shape) for v in variables]:
+            raise ValueError("Expected weights in the shapes of the architecture")
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+    return model
+
+
+def built(spec: modelspec.ModelSpec, change: Change = _as_it_stands) -> tuple[Any, list[Any]]:
+    """The Keras model of a specification, and its weights in the order of the layers.
+
+    Args:
+        spec: the architecture.
+        change: given the place of a layer, its Keras arguments and its inputs, what to build it of.
+
+    Raises:
+        ImportError: Keras is not installed.
+    """
     import keras
 
     inputs = keras.Input(shape=spec.input.shape, dtype=spec.input.dtype)
     outputs: list[Any] = []
     variables: list[Any] = []
     for index, layer in enumerate(spec.layers):
-        sources = [inputs if i < 0 else outputs[i] for i in modelspec.layer_inputs(spec, index)]
-        built = getattr(keras.layers, layer.type)(**layer.keras_arguments())
-        outputs.append(built(sources if layer.merges else sources[0]))
-        variables += built.trainable_weights
-    if arrays is not None:
-        if [tuple(array.shape) for array in arrays] != [tuple(v.shape) for v in variables]:
-            raise ValueError("Expected weights in the shapes of the architecture")
-        for variable, array in zip(variables, arrays, strict=True):
-            variable.assign(array)
-    return keras.Model(inputs, outputs[-1])
+        given = [inputs if i < 0 else outputs[i] for i in modelspec.layer_inputs(spec, index)]
+        arguments, sources = change(index, layer.keras_arguments(), given)
+        made = getattr(keras.layers, layer.type)(**arguments)
+        outputs.append(made(sources if layer.merges else sources[0]))
+        variables += made.trainable_weights
+    return keras.Model(inputs, outputs[-1]), variables
 
 
 def _nodes(model: "keras.Model") -> list[Any]:

@@ -13,9 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from privacy_gateway import keras_converter
+from privacy_gateway.keras_converter import Arguments
 from privacy_gateway.layers import Embedding
-from privacy_gateway.modelspec import ModelSpec, layer_inputs
+from privacy_gateway.modelspec import ModelSpec
 from worker.task import Metric, TrainingTask
+from worker.training import fused
 
 Tensors: TypeAlias = list[Any]
 # Final activations that the loss undoes: it is computed from logits, where it cannot overflow.
@@ -46,6 +49,7 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
     """
     keras.utils.set_random_seed(task.initial_seed)
     model, weight_order = build_keras(task.model, logits_for=task.loss)
+    fused.take_over(model)
     # Keras sorts the weights of a graph by depth; the specification lists them by layer.
     places = [weight_order.index(id(weight)) for weight in model.trainable_weights]
     by_id = {id(weight): np.asarray(weight.value, np.float32) for weight in model.trainable_weights}
@@ -75,21 +79,18 @@ def build_keras(spec: ModelSpec, *, logits_for: str = "") -> tuple[Any, list[int
 
     A final activation that the loss `logits_for` undoes is left out.
     """
-    inputs = keras.Input(shape=spec.input.shape, dtype=spec.input.dtype)
-    outputs: list[Any] = []
-    order: list[int] = []
     last = len(spec.layers) - 1
-    for index, layer in enumerate(spec.layers):
-        sources = [inputs if i < 0 else outputs[i] for i in layer_inputs(spec, index)]
-        arguments = layer.keras_arguments()
+
+    def safe(index: int, arguments: Arguments, sources: Tensors) -> tuple[Arguments, Tensors]:
+        layer = spec.layers[index]
         if index == last and arguments.get("activation") == _LOGITS_OF.get(logits_for, ""):
-            arguments["activation"] = "linear"
+            arguments = arguments | {"activation": "linear"}
         if isinstance(layer, Embedding):
             sources = [keras.ops.clip(source, 0, layer.input_dim - 1) for source in sources]
-        built = getattr(keras.layers, layer.type)(**arguments)
-        outputs.append(built(sources if layer.merges else sources[0]))
-        order += [id(weight) for weight in built.trainable_weights]
-    return keras.Model(inputs, outputs[-1]), order
+        return arguments, sources
+
+    model, weights = keras_converter.built(spec, safe)
+    return model, [id(weight) for weight in weights]
 
 
 def per_example_loss(loss: str, outputs: Any, labels: Any) -> Any:
@@ -133,6 +134,8 @@ def _predictions(loss: str, outputs: Any, *, whole: bool) -> Any:
 
 def _mean_per_example(values: Any) -> Any:
     """Mean over all axes but the first."""
+    if values.shape.rank == 1:
+        return values
     return tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
 
 
