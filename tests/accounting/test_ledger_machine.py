@@ -22,6 +22,8 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.orm import Session
 
+from accounting.curve import price
+from accounting.mechanism import Mechanism
 from kit.db import Database
 from privacy_gateway.verify import verify
 from tests.accounting.support import NOW, balance, charge, export, open_population, reserve, settle
@@ -29,17 +31,23 @@ from tests.reference import traffic
 from tests.reference.audit import audit
 from tests.reference.pair import Pair
 
-PRICES = traffic.prices()
+# Of a thousand people; the last two of any number, which the exact filter adds up too.
+PRICES = [*traffic.prices(), *(price(Mechanism("gaussian", noise)) for noise in (2.0, 40.0))]
 RESEARCHERS = ("usr_ada", "usr_bob")
+SIZES = (30, 60)
 
-populations = st.sampled_from("ab")
+# Two of a thousand people, by weights and by the exact filter of Gaussians; one of a hundred in
+# blocks.
+populations = st.sampled_from("abc")
+blocks = st.sampled_from(["north", "north", "south", "west"])
+projects = st.sampled_from([None, "prj_x", "prj_y"])
 researchers = st.sampled_from(RESEARCHERS)
 prices = st.sampled_from(range(len(PRICES)))
 minutes = st.integers(-60, 60)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Arbitrary interleavings of all verbs, right and wrong ones, over two budgets."""
+    """Arbitrary interleavings of all verbs, right and wrong ones, over three budgets."""
 
     database: ClassVar[Database]
     rounds_charged: ClassVar[int] = 0
@@ -61,14 +69,18 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.database.unit_of_work() as session:
             yield session
 
-    @initialize(epsilon=st.sampled_from([0.5, 2.0, 8.0]))
-    def start(self, epsilon: float) -> None:
+    @initialize(epsilon=st.sampled_from([0.5, 2.0, 8.0]), exact=st.booleans())
+    def start(self, epsilon: float, exact: bool) -> None:
         with self.session() as session:
             self.pair.open(session, self.population("a"), epsilon)
-            self.pair.open(session, self.population("b"), 3.0, 1e-5)
+            self.pair.open(session, self.population("b"), 3.0, 1e-5, exact=exact)
+            parted = self.population("c")
+            self.pair.open(session, parted, epsilon, 1e-5, clients=100)
+            self.pair.open_block(session, parted, "north", 30)
+            self.pair.enrol(session, parted, "north", set(range(30)))
 
     def population(self, which: str) -> str:
-        """One of this run's two budgets."""
+        """One of this run's budgets."""
         return f"pop_{self.run}_{which}"
 
     def new_job(self) -> str:
@@ -87,13 +99,61 @@ class LedgerMachine(RuleBasedStateMachine):
         which=prices,
         rounds=st.one_of(st.integers(1, 60), st.integers(1, 20_000)),
         lease=minutes,
+        project=projects,
     )
-    def reserve(self, where: str, who: str, which: int, rounds: int, lease: int) -> None:
+    def reserve(
+        self, where: str, who: str, which: int, rounds: int, lease: int, project: str | None
+    ) -> None:
         job = self.new_job()
         with self.session() as session:
             until = NOW + timedelta(minutes=lease)
             self.pair.reserve(
-                session, job, self.population(where), who, PRICES[which], rounds, until
+                session,
+                job,
+                self.population(where),
+                who,
+                PRICES[which],
+                rounds,
+                until,
+                project=project,
+            )
+
+    @rule(where=populations, name=blocks, size=st.sampled_from(SIZES))
+    def open_block(self, where: str, name: str, size: int) -> None:
+        with self.session() as session:
+            self.pair.open_block(session, self.population(where), name, size)
+
+    @rule(
+        where=populations,
+        name=blocks,
+        first=st.sampled_from([0, 25, 30, 60]),
+        size=st.sampled_from(SIZES),
+    )
+    def enrol(self, where: str, name: str, first: int, size: int) -> None:
+        people = {(first + step) % 100 for step in range(size)}
+        with self.session() as session:
+            self.pair.enrol(session, self.population(where), name, people)
+
+    @rule(
+        name=blocks,
+        noise=st.sampled_from([3.0, 10.0]),
+        rounds=st.integers(1, 60),
+        who=researchers,
+        project=projects,
+    )
+    def reserve_in_a_block(
+        self, name: str, noise: float, rounds: int, who: str, project: str | None
+    ) -> None:
+        """For the people of a block somebody is enrolled in, or of one that nobody opened."""
+        where = self.population("c")
+        block = self.pair.populations[where].blocks.get(name)
+        if block is not None and not block.people:
+            return
+        clients = block.clients if block is not None else 50
+        cost = price(Mechanism("poisson_gaussian", noise, clients, clients // 5))
+        with self.session() as session:
+            self.pair.reserve(
+                session, self.new_job(), where, who, cost, rounds, NOW, project=project, block=name
             )
 
     @rule(index=st.integers(0, 50), rounds=st.integers(1, 60))
@@ -102,7 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if job in self.pair.home:
             with self.session() as session:
                 self.pair.reserve(
-                    session, job, self.pair.home[job], "usr_ada", PRICES[0], rounds, NOW
+                    session, job, self.pair.home[job], "usr_ada", PRICES[-1], rounds, NOW
                 )
 
     @rule(
@@ -150,6 +210,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def set_quota(self, where: str, who: str, milli: int) -> None:
         with self.session() as session:
             self.pair.set_quota(session, self.population(where), who, milli)
+
+    @rule(
+        where=populations, project=st.sampled_from(["prj_x", "prj_y"]), milli=st.integers(500, 5000)
+    )
+    def set_project_quota(self, where: str, project: str, milli: int) -> None:
+        with self.session() as session:
+            self.pair.set_quota(session, self.population(where), project, milli, "project")
 
     @rule(where=populations, who=researchers, note=st.booleans())
     def record(self, where: str, who: str, note: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from kit.db import Database
-from tests.reference.ledger import FEMTO, Population, plus, share_of_delta_spent, within
+from tests.reference.ledger import EXACT, FEMTO, Population, plus, share_of_delta_spent, within
 
 
 @dataclass
@@ -63,7 +63,8 @@ def _replay(found: Audit, name: str, leaf: dict[str, Any]) -> None:
     """One entry: the reference must allow it, and leave the balance it states."""
     if leaf["kind"] == "open":
         terms = leaf["terms"]
-        one = Population(terms["epsilon_nano"], terms["delta"], terms["weights"])
+        budget = (terms["epsilon_nano"], terms["delta"], terms["weights"])
+        one = Population(*budget, leaf["clients"])
         found.populations[name] = one
     else:
         one = found.populations[name]
@@ -90,29 +91,50 @@ def _compare(database: Database, found: Audit, heads: dict[str, tuple[int, str]]
             assert (row.head_seq, row.head_hash) == heads[name]
             assert bool(row.frozen) == one.frozen
             assert within(one.limits, plus(one.charged, one.reserved)), "an over-admission"
-            assert sum(one.weights) <= FEMTO
-            assert share_of_delta_spent(one.limits, one.epsilon_nano) <= float(one.delta) * (
-                1 + 1e-9
-            )
-        _compare_shares(connection, found)
+            if one.weights != EXACT:
+                assert sum(one.weights) <= FEMTO
+                spent = share_of_delta_spent(one.limits, one.epsilon_nano)
+                assert spent <= float(one.delta) * (1 + 1e-9)
+        _compare_shares(connection, found, "quota", "researcher", "researcher_id")
+        _compare_shares(connection, found, "project_quota", "project", "project")
+        _compare_blocks(connection, found)
         _compare_reservations(connection, found)
 
 
-def _compare_shares(connection: sa.Connection, found: Audit) -> None:
-    rows = {(row.population_id, row.researcher_id): row for row in _rows(connection, "quota")}
+def _compare_shares(
+    connection: sa.Connection, found: Audit, table: str, kind: str, column: str
+) -> None:
+    rows = {(row.population_id, getattr(row, column)): row for row in _rows(connection, table)}
     expected = {
-        (name, researcher): share
+        (name, holder[1]): (one, holder, share)
         for name, one in found.populations.items()
-        for researcher, share in one.shares.items()
+        for holder, share in one.shares.items()
+        if holder[0] == kind
     }
     assert rows.keys() == expected.keys()
-    for (name, researcher), share in expected.items():
-        row = rows[name, researcher]
-        one = found.populations[name]
-        assert share == one.summed(researcher)
+    for key, (one, holder, share) in expected.items():
+        row = rows[key]
+        assert share == one.summed_of(holder)
         assert (_vector(row.charged), _vector(row.reserved)) == share
-        quota = one.quotas.get(researcher)
+        quota = one.quotas.get(holder)
         assert (row.epsilon_nano, row.limits and _vector(row.limits)) == (quota or (None, None))
+
+
+def _compare_blocks(connection: sa.Connection, found: Audit) -> None:
+    rows = {(row.population_id, row.name): row for row in _rows(connection, "budget_block")}
+    expected = {
+        (name, block): (one, there)
+        for name, one in found.populations.items()
+        for block, there in one.blocks.items()
+    }
+    assert rows.keys() == expected.keys()
+    for key, (one, block) in expected.items():
+        row = rows[key]
+        assert (block.charged, block.reserved) == one.summed_in(key[1])
+        assert (_vector(row.charged), _vector(row.reserved)) == one.summed_in(key[1])
+        assert (row.clients, row.members) == (block.clients, block.members)
+        total = plus(plus(one.charged, one.reserved), plus(block.charged, block.reserved))
+        assert within(one.limits, total), "an over-admission of one block's people"
 
 
 def _compare_reservations(connection: sa.Connection, found: Audit) -> None:

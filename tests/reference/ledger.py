@@ -7,11 +7,13 @@ does not hide in its checker. It must never import the accountant or the client'
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal, localcontext
 from fractions import Fraction
 from typing import Any
+
+from tests.reference import gdp
 
 ORDERS = (
     *(Fraction(halves, 2) for halves in (3, 4, 5, 6, 7, 8)),
@@ -24,11 +26,20 @@ MOST_EPSILON_NANO = 10**4 * NANO
 # Correlated noise: paid at once, never given back.
 WHOLE = ("tree_gaussian", "banded_gaussian")
 
+# The other filter: the whole δ at order 2, whose divergence of a Gaussian is 1/z².
+EXACT_AT = ORDERS.index(Fraction(2))
+EXACT = tuple(FEMTO if place == EXACT_AT else 0 for place in range(len(ORDERS)))
+
 Vector = tuple[int, ...]
+# Which of the two kinds, researcher or project, and whose name.
+Holder = tuple[str, str]
 
 
 def limits(epsilon_nano: int, delta: str, weights: Sequence[int]) -> Vector:
-    """B(a) = ε − log1p(−1/a) + log(w_a·δ·a)/(a−1) in pico-nats, rounded down."""
+    """B(a) = ε − log1p(−1/a) + log(w_a·δ·a)/(a−1) in pico-nats, rounded down; or μ² alone."""
+    if tuple(weights) == EXACT:
+        most = gdp.limit(epsilon_nano, delta)
+        return tuple(most if place == EXACT_AT else -1 for place in range(len(ORDERS)))
     with localcontext() as context:
         context.prec = 60
         return tuple(
@@ -77,6 +88,11 @@ def times(price: Vector, rounds: int) -> Vector:
     return tuple(part * rounds for part in price)
 
 
+def highest(vectors: Sequence[Vector]) -> Vector:
+    """Order by order the largest."""
+    return tuple(map(max, zip(ZERO, *vectors, strict=True)))
+
+
 def within(limit: Vector, spent: Vector) -> bool:
     """Whether some order keeps its limit."""
     return any(part <= bound for part, bound in zip(spent, limit, strict=True))
@@ -91,6 +107,8 @@ class Job:
     rounds: int
     whole: bool
     lease: int
+    project: str | None = None
+    block: str | None = None
     charged: int = 0
     fence: int = 0
     closed: bool = False
@@ -100,6 +118,23 @@ class Job:
     def left(self) -> int:
         """Rounds that may still be charged."""
         return 0 if self.closed else self.rounds - self.charged
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Whose shares it draws on."""
+        project = [("project", self.project)] if self.project is not None else []
+        return [("researcher", self.researcher), *project]
+
+
+@dataclass
+class Block:
+    """People who are in no other block, and what was spent on them alone."""
+
+    clients: int
+    people: set[int] = field(default_factory=set)
+    members: int = 0
+    charged: Vector = ZERO
+    reserved: Vector = ZERO
 
 
 @dataclass(frozen=True)
@@ -114,50 +149,105 @@ class Answer:
 class Population:
     """One budget. Balances are sums over the jobs, made anew each time they are asked for."""
 
-    def __init__(self, epsilon_nano: int, delta: str, weights: Sequence[int]) -> None:
-        assert sum(weights) <= FEMTO
-        assert min(weights) > 0
-        self.delta, self.weights = delta, tuple(weights)
+    def __init__(
+        self, epsilon_nano: int, delta: str, weights: Sequence[int], clients: int = 1000
+    ) -> None:
+        assert _allowed(weights)
+        self.delta, self.weights, self.clients = delta, tuple(weights), clients
         self.epsilon_nano = epsilon_nano
         self.limits = limits(epsilon_nano, delta, self.weights)
         self.frozen = False
         self.jobs: dict[str, Job] = {}
-        self.quotas: dict[str, tuple[int, Vector]] = {}
+        self.quotas: dict[Holder, tuple[int, Vector]] = {}
+        self.blocks: dict[str, Block] = {}
         self.entries = 1
         # Kept beside the jobs so that a million operations end; `summed` must agree with them.
         self.charged, self.reserved = ZERO, ZERO
-        self.shares: dict[str, tuple[Vector, Vector]] = {}
+        self.shares: dict[Holder, tuple[Vector, Vector]] = {}
 
-    def summed(self, researcher: str | None = None) -> tuple[Vector, Vector]:
-        """Charged and reserved from the jobs alone."""
+    def summed(self, counts: Callable[[Job], bool] | None = None) -> tuple[Vector, Vector]:
+        """Charged and reserved from the jobs alone; of everybody's when no other is asked for."""
         charged = reserved = ZERO
         for job in self.jobs.values():
-            if researcher in (None, job.researcher):
+            if counts(job) if counts else job.block is None:
                 charged = plus(charged, times(job.price, job.charged))
                 reserved = plus(reserved, times(job.price, job.left))
         return charged, reserved
 
+    def summed_of(self, holder: Holder) -> tuple[Vector, Vector]:
+        """A researcher's or project's, from the jobs alone."""
+        return self.summed(lambda job: holder in job.holders)
+
+    def summed_in(self, block: str) -> tuple[Vector, Vector]:
+        """A block's own, from the jobs alone."""
+        return self.summed(lambda job: job.block == block)
+
     def reserve(
-        self, name: str, researcher: str, price: Vector, rounds: int, *, whole: bool, lease: int
+        self,
+        name: str,
+        job: Job,
+        *,
+        kind: str = "gaussian",
+        clients: int = 0,
     ) -> Answer:
-        """Hold a whole job."""
-        cost = times(price, rounds)
-        held = plus(self.reserved, cost)
-        charged, reserved = self.shares.get(researcher, (ZERO, ZERO))
-        quota = self.quotas.get(researcher)
+        """Hold a whole job, priced for `clients` people, or for any number when 0."""
+        if job.block is not None and job.block not in self.blocks:
+            return Answer("not_found")
         if self.frozen:
             return Answer("frozen")
-        if max(plus(self.charged, held)) > INT64_MAX:
+        people = self.clients if job.block is None else self.blocks[job.block].clients
+        if clients not in (0, people) or (self.weights == EXACT and kind != "gaussian"):
+            return Answer("invalid_request")
+        cost = times(job.price, job.rounds)
+        after = plus(self._burden(job.block), cost)
+        if max(after) > INT64_MAX:
             return Answer("price_overflow")
-        if not within(self.limits, plus(self.charged, held)):
+        if not within(self.limits, after):
             return Answer("budget_exceeded")
-        if quota and not within(quota[1], plus(plus(charged, reserved), cost)):
+        if not all(self._has_room(holder, cost) for holder in job.holders):
             return Answer("quota_exceeded")
         if name in self.jobs:
             return Answer("conflict")
-        self.jobs[name] = Job(researcher, price, rounds, whole, lease)
-        self._move(self.jobs[name], 0, rounds)
-        return Answer(rounds=rounds)
+        self.jobs[name] = job
+        self._move(job, 0, job.rounds)
+        return Answer(rounds=job.rounds)
+
+    def _has_room(self, holder: Holder, cost: Vector) -> bool:
+        """Whether a holder's quota, if any, has room."""
+        charged, reserved = self.shares.get(holder, (ZERO, ZERO))
+        quota = self.quotas.get(holder)
+        return not quota or within(quota[1], plus(plus(charged, reserved), cost))
+
+    def _burden(self, block: str | None) -> Vector:
+        """Charged and reserved of whom a job is about: of everybody, the most at each order."""
+        here = self.blocks.values() if block is None else [self.blocks[block]]
+        everybody = plus(self.charged, self.reserved)
+        return plus(everybody, highest([plus(one.charged, one.reserved) for one in here]))
+
+    def open_block(self, name: str, clients: int) -> Answer:
+        """A block; all together have no more people than the population."""
+        if name in self.blocks:
+            return Answer("conflict")
+        if sum(one.clients for one in self.blocks.values()) + clients > self.clients:
+            return Answer("invalid_request")
+        self.blocks[name] = Block(clients)
+        return self._wrote()
+
+    def enrol(self, name: str, people: set[int]) -> Answer:
+        """A data set's people join a block, unless one of them is in another."""
+        if name not in self.blocks:
+            return Answer("not_found")
+        block = self.blocks[name]
+        others = [one.people for other, one in self.blocks.items() if other != name]
+        if len(people) != block.clients:
+            return Answer("invalid_request")
+        if any(people & there for there in others):
+            return Answer("conflict")
+        if len(people | block.people) + sum(map(len, others)) > self.clients:
+            return Answer("invalid_request")
+        block.people |= people
+        block.members = len(block.people)
+        return self._wrote()
 
     def charge(self, name: str, first: int, rounds: int, attempt: int, fence: int) -> Answer:
         """Spend rounds of a job, before its data is opened."""
@@ -225,11 +315,12 @@ class Population:
         self.frozen = value
         return self._wrote()
 
-    def set_quota(self, researcher: str, epsilon_nano: int, weights: Sequence[int]) -> Answer:
-        """A researcher's share from now on; what she has spent counts."""
-        assert sum(weights) <= FEMTO
-        self.quotas[researcher] = epsilon_nano, limits(epsilon_nano, self.delta, weights)
-        self.shares.setdefault(researcher, (ZERO, ZERO))
+    def set_quota(self, holder: Holder, epsilon_nano: int, weights: Sequence[int]) -> Answer:
+        """A researcher's or project's share from now on; what it has spent counts."""
+        assert _allowed(weights)
+        assert (tuple(weights) == EXACT) == (self.weights == EXACT)
+        self.quotas[holder] = epsilon_nano, limits(epsilon_nano, self.delta, weights)
+        self.shares.setdefault(holder, (ZERO, ZERO))
         return self._wrote()
 
     def record(self) -> Answer:
@@ -242,32 +333,65 @@ class Population:
 
     def _move(self, job: Job, charged: int, reserved: int) -> None:
         spent, held = times(job.price, charged), times(job.price, reserved)
-        before = self.charged
-        self.charged, self.reserved = plus(self.charged, spent), plus(self.reserved, held)
-        mine = self.shares.get(job.researcher, (ZERO, ZERO))
-        self.shares[job.researcher] = plus(mine[0], spent), plus(mine[1], held)
+        account = self if job.block is None else self.blocks[job.block]
+        before = account.charged
+        account.charged = plus(account.charged, spent)
+        account.reserved = plus(account.reserved, held)
+        for holder in job.holders:
+            mine = self.shares.get(holder, (ZERO, ZERO))
+            self.shares[holder] = plus(mine[0], spent), plus(mine[1], held)
         self.entries += 1
-        assert all(a <= b for a, b in zip(before, self.charged, strict=True)), "charged never falls"
+        assert all(a <= b for a, b in zip(before, account.charged, strict=True)), "never falls"
         assert 0 <= job.charged <= job.rounds
-        assert min(self.reserved) >= 0
-        assert within(self.limits, plus(self.charged, self.reserved)), "no order within its limit"
+        assert min(account.reserved) >= 0
+        for block in self.blocks or [None]:
+            # Each person lies in one block at most: her total is everybody's and her block's.
+            assert within(self.limits, self._burden(block)), "no order within its limit"
 
     def apply(self, leaf: Mapping[str, Any]) -> Answer:
         """Do what an entry says was done; the caller compares what is left behind."""
         kind, job = leaf["kind"], leaf.get("job")
         if kind == "reserve":
-            price, whole = tuple(leaf["per_round"]), leaf["mechanism"]["kind"] in WHOLE
-            return self.reserve(
-                job, leaf["researcher"], price, leaf["rounds"], whole=whole, lease=0
+            mechanism, block = leaf["mechanism"], leaf.get("block", {}).get("name")
+            held = Job(
+                leaf["researcher"],
+                tuple(leaf["per_round"]),
+                leaf["rounds"],
+                whole=mechanism["kind"] in WHOLE,
+                lease=0,
+                project=leaf.get("project"),
+                block=block,
             )
+            clients = mechanism.get("clients", 0)
+            return self.reserve(job, held, kind=mechanism["kind"], clients=clients)
         if kind == "charge":
             block = (leaf["round_first"], leaf["rounds"], leaf["attempt"], leaf["fence"])
             return self.charge(job, *block)
         if kind == "quota":
             share = leaf["quota"]
-            return self.set_quota(leaf["researcher"], share["epsilon_nano"], share["weights"])
+            kind = "project" if "project" in leaf else "researcher"
+            holder = (kind, leaf[kind])
+            return self.set_quota(holder, share["epsilon_nano"], share["weights"])
         if kind == "grant":
             return self.grant(leaf["epsilon_nano"], leaf["reason"])
         if kind in ("freeze", "unfreeze"):
             return self.set_frozen(kind == "freeze")
+        if kind == "note" and "opened" in leaf:
+            return self.open_block(leaf["opened"]["block"], leaf["opened"]["clients"])
+        if kind == "note" and "enrolled" in leaf:
+            return self._enrolled(leaf["enrolled"])
         return self.settle(job) if kind == "void" else self.record()
+
+    def _enrolled(self, fact: Mapping[str, Any]) -> Answer:
+        """An entry names nobody: only the numbers can be followed."""
+        block = self.blocks[fact["block"]]
+        assert fact["clients"] == block.clients
+        assert fact["members"] == block.members + fact["joined"]
+        block.members = fact["members"]
+        assert sum(one.members for one in self.blocks.values()) <= self.clients
+        return self._wrote()
+
+
+def _allowed(weights: Sequence[int]) -> bool:
+    """Positive shares of one δ, or the one coordinate of the exact filter."""
+    return tuple(weights) == EXACT or (sum(weights) <= FEMTO and min(weights) > 0)

@@ -6,6 +6,7 @@ so that many requests can share a transaction. The comparison is exact: code, ro
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -14,12 +15,21 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from accounting import ledger
+from accounting import blocks, ledger
 from accounting.curve import Price
+from accounting.quotas import Kind
 from kit.clock import micros
 from privacy_gateway.errors import Refused
 from tests.accounting.support import FACTS, NOW, job_price, open_population
-from tests.reference.ledger import FEMTO, Answer, Population, default_shares, share_of_delta_spent
+from tests.reference.ledger import (
+    EXACT,
+    FEMTO,
+    Answer,
+    Job,
+    Population,
+    default_shares,
+    share_of_delta_spent,
+)
 
 OWNER = "usr_owner"
 NANO = 10**9
@@ -31,15 +41,33 @@ class Pair:
     def __init__(self) -> None:
         self.populations: dict[str, Population] = {}
         self.home: dict[str, str] = {}
+        self.enrolled: dict[tuple[str, str | None], str] = {}
         self.told: Counter[str] = Counter()
 
-    def open(self, session: Session, name: str, epsilon: float, delta: float = 1e-6) -> None:
-        """A new budget with the default weights."""
-        opened = open_population(session, name, epsilon=epsilon, delta=delta)
-        one = Population(round(epsilon * NANO), repr(delta), opened.terms.weights)
+    def open(
+        self,
+        session: Session,
+        name: str,
+        epsilon: float,
+        delta: float = 1e-6,
+        *,
+        exact: bool = False,
+        clients: int = 1000,
+    ) -> None:
+        """A new budget with the default weights, or with the exact filter of Gaussians."""
+        opened = open_population(
+            session,
+            name,
+            epsilon=epsilon,
+            delta=delta,
+            clients=clients,
+            filter="gdp" if exact else "rdp",
+        )
+        one = Population(round(epsilon * NANO), repr(delta), opened.terms.weights, clients)
         assert opened.limits == one.limits
-        assert share_of_delta_spent(one.limits, one.epsilon_nano) <= delta * (1 + 1e-9)
-        _check_shares(one.weights, epsilon, delta)
+        _check_weights(one.weights, epsilon, delta, exact=exact)
+        if not exact:
+            assert share_of_delta_spent(one.limits, one.epsilon_nano) <= delta * (1 + 1e-9)
         self.populations[name] = one
 
     def reserve(
@@ -51,8 +79,13 @@ class Pair:
         cost: Price,
         rounds: int,
         lease: datetime,
+        *,
+        project: str | None = None,
+        block: str | None = None,
     ) -> Answer:
         """Lock, then reserve."""
+        # A block's job is about a data set that was enrolled in it.
+        facts = FACTS | {"dataset": self.enrolled.get((population, block), "ds_all")}
 
         def act() -> ledger.Entry:
             balance = ledger.lock(session, [population])[population]
@@ -63,28 +96,73 @@ class Pair:
                 researcher_id=researcher,
                 price=cost,
                 rounds=rounds,
-                facts=FACTS,
+                facts=facts,
                 now=NOW,
                 lease_expires_at=lease,
+                project=project,
+                block=block,
             )
 
         home = self.home.get(job, population)
         assert home == population, "the reference knows a job in one population"
+        mechanism = cost.mechanism
+        asked = Job(
+            researcher,
+            cost.per_round,
+            rounds,
+            whole=mechanism.whole,
+            lease=micros(lease),
+            project=project,
+            block=block,
+        )
         answer = self._both(
             session,
             act,
-            lambda one: one.reserve(
-                job,
-                researcher,
-                cost.per_round,
-                rounds,
-                whole=cost.mechanism.whole,
-                lease=micros(lease),
-            ),
+            lambda one: one.reserve(job, asked, kind=mechanism.kind, clients=mechanism.clients),
             population,
         )
         if answer.code is None:
             self.home[job] = population
+        return answer
+
+    def open_block(self, session: Session, population: str, name: str, clients: int) -> Answer:
+        """Open a block."""
+        return self._both(
+            session,
+            lambda: blocks.open_block(
+                session,
+                population_id=population,
+                name=name,
+                clients=clients,
+                reason="a region",
+                actor_id=OWNER,
+                now=NOW,
+            ),
+            lambda one: one.open_block(name, clients),
+            population,
+        )
+
+    def enrol(self, session: Session, population: str, name: str, people: set[int]) -> Answer:
+        """Register a data set about these people in a block."""
+        dataset = f"ds_{len(self.enrolled)}_{name}"
+        hashes = [hashlib.sha256(str(person).encode()).digest() for person in sorted(people)]
+        answer = self._both(
+            session,
+            lambda: blocks.enrol(
+                session,
+                population_id=population,
+                name=name,
+                dataset_id=dataset,
+                hashes=hashes,
+                key_id="0" * 16,
+                actor_id=OWNER,
+                now=NOW,
+            ),
+            lambda one: one.enrol(name, people),
+            population,
+        )
+        if answer.code is None:
+            self.enrolled[population, name] = dataset
         return answer
 
     def charge(
@@ -154,25 +232,34 @@ class Pair:
             population,
         )
 
-    def set_quota(self, session: Session, population: str, researcher: str, milli: int) -> Answer:
-        """Give a researcher a share in thousandths of ε; its weights are the server's choice."""
+    def set_quota(
+        self,
+        session: Session,
+        population: str,
+        holder: str,
+        milli: int,
+        kind: Kind = "researcher",
+    ) -> Answer:
+        """Give a researcher or project a share in thousandths of ε; weights are the server's."""
         chosen: list[tuple[int, ...]] = []
 
         def act() -> ledger.Entry:
             entry = ledger.set_quota(
                 session,
                 population_id=population,
-                researcher_id=researcher,
+                researcher_id=holder,
                 epsilon=milli / 1000,
                 actor_id=OWNER,
                 now=NOW,
+                kind=kind,
             )
             chosen.append(tuple(entry.leaf["quota"]["weights"]))
             return entry
 
         def expect(one: Population) -> Answer:
-            _check_shares(chosen[0], milli / 1000, float(one.delta))
-            return one.set_quota(researcher, milli * NANO // 1000, chosen[0])
+            exact = one.weights == EXACT
+            _check_weights(chosen[0], milli / 1000, float(one.delta), exact=exact)
+            return one.set_quota((kind, holder), milli * NANO // 1000, chosen[0])
 
         return self._both(session, act, expect, population)
 
@@ -213,10 +300,18 @@ class Pair:
             assert (now.charged, now.reserved) == (one.charged, one.reserved) == one.summed()
             assert (now.limits, now.frozen) == (one.limits, one.frozen)
             assert now.head_seq == now.version == one.entries
-            shares = {share.researcher_id: share for share in ledger.quotas.quotas(session, name)}
+            shares = {
+                (share.kind, share.holder_id): share
+                for share in ledger.quotas.quotas(session, name)
+            }
             assert shares.keys() == one.shares.keys()
-            for researcher, share in shares.items():
-                assert (share.charged, share.reserved) == one.summed(researcher)
+            for holder, share in shares.items():
+                assert (share.charged, share.reserved) == one.summed_of(holder)
+            there = {block.name: block for block in blocks.blocks(session, name)}
+            assert there.keys() == one.blocks.keys()
+            for block, state in there.items():
+                assert (state.charged, state.reserved) == one.summed_in(block)
+                assert state.members == len(one.blocks[block].people)
             for job, expected in one.jobs.items():
                 held = ledger.held(session, job)
                 assert held is not None
@@ -274,7 +369,10 @@ class Pair:
         assert (stated["epsilon_nano"], stated["frozen"]) == (one.epsilon_nano, one.frozen)
 
 
-def _check_shares(weights: tuple[int, ...], epsilon: float, delta: float) -> None:
+def _check_weights(weights: tuple[int, ...], epsilon: float, delta: float, *, exact: bool) -> None:
+    if exact:
+        assert weights == EXACT
+        return
     assert sum(weights) <= FEMTO
     for weight, share in zip(weights, default_shares(epsilon, delta), strict=True):
         assert weight / FEMTO == pytest.approx(share, abs=1e-12)

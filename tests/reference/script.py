@@ -7,6 +7,8 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
+from accounting.curve import price
+from accounting.mechanism import Mechanism
 from tests.accounting.support import NOW
 from tests.reference import traffic
 from tests.reference.pair import Pair
@@ -33,14 +35,14 @@ class Script:
         self.pair = Pair()
         self.random = random.Random(seed)
         self.names = [f"pop_{number}" for number in range(populations)]
-        self.prices = traffic.prices()
+        self.prices = [*traffic.prices(), price(Mechanism("gaussian", 30.0))]
         self.jobs: list[str] = []
         self.made = 0
 
     def open(self, session: Session) -> None:
-        """Budgets small and large."""
+        """Budgets small and large, every fifth for unsampled Gaussians only."""
         for number, name in enumerate(self.names):
-            self.pair.open(session, name, (3.0, 40.0, 200.0)[number % 3])
+            self.pair.open(session, name, (3.0, 40.0, 200.0)[number % 3], exact=number % 5 == 4)
 
     def step(self, session: Session) -> None:
         """One request to both."""
@@ -57,7 +59,8 @@ class Script:
         cost, rounds = self.random.choice(self.prices), self.random.choice((1, 3, 10, 30, 60))
         until = NOW + timedelta(minutes=self.random.randrange(-30, 30))
         who = self.random.choice(traffic.RESEARCHERS)
-        answer = self.pair.reserve(session, job, where, who, cost, rounds, until)
+        project = self.random.choice((None, None, "prj_x", "prj_y"))
+        answer = self.pair.reserve(session, job, where, who, cost, rounds, until, project=project)
         if answer.code is None:
             self.jobs.append(job)
 
@@ -94,7 +97,13 @@ class Script:
 
     def _quota(self, session: Session) -> None:
         who, milli = self.random.choice(traffic.RESEARCHERS), self.random.randrange(500, 60_000)
-        self.pair.set_quota(session, self.random.choice(self.names), who, milli)
+        where = self.random.choice(self.names)
+        if self.random.random() < 0.3:
+            self.pair.set_quota(
+                session, where, self.random.choice(("prj_x", "prj_y")), milli, "project"
+            )
+        else:
+            self.pair.set_quota(session, where, who, milli)
 
     def _record(self, session: Session) -> None:
         where = self.random.choice(self.names)
