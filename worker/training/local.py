@@ -32,6 +32,9 @@ def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) 
     rule = _rule(task.client_optimizer)
     slots_per_weight = _SLOTS[task.client_optimizer.name]
     part = _rows_at_once(task)
+    # A plain step is a multiple of the gradient: scaling the loss saves a pass over all weights.
+    plain = task.client_optimizer.name == "sgd" and not proximal_mu and part >= task.batch_size
+    rate = task.client_optimizer.learning_rate
 
     def update(start_weights: Tensors, rows: ClientRows) -> Tensors:
         batches = -((rows.start - rows.stop) // task.batch_size)
@@ -39,6 +42,10 @@ def minibatch_training(task: TrainingTask, model: Model, *, proximal_mu: float) 
         def step(number: Any, weights: Tensors, slots: Tensors) -> tuple[Any, Tensors, Tensors]:
             first = rows.start + (number % batches) * task.batch_size
             last = tf.minimum(first + task.batch_size, rows.stop)
+            if plain:
+                steps = _gradients(model, weights, rows, (first, last), number, scale=rate)
+                moved = [w - step for w, step in zip(weights, steps, strict=True)]
+                return number + 1, moved, slots
             if part < task.batch_size:
                 gradients = _mean_gradient(model, weights, rows, (first, last), part, number)
             else:
@@ -110,14 +117,20 @@ def _mean_gradient(
 
 
 def _gradients(
-    model: Model, weights: Tensors, rows: ClientRows, part: tuple[Any, Any], step: Any
+    model: Model,
+    weights: Tensors,
+    rows: ClientRows,
+    part: tuple[Any, Any],
+    step: Any,
+    *,
+    scale: float = 1.0,
 ) -> Tensors:
-    """Gradient of the mean loss over one batch."""
+    """Gradient of the mean loss over one batch, times `scale`."""
     features, labels = rows.features[part[0] : part[1]], rows.labels[part[0] : part[1]]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
         losses = model.loss(weights, features, labels, tf.stack([rows.seed, step]))
-        loss = tf.reduce_mean(losses)
+        loss = scale * tf.reduce_mean(losses) if scale != 1.0 else tf.reduce_mean(losses)
     gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
     # An Embedding's gradient is sparse; the rules below want plain arrays.
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
