@@ -17,6 +17,7 @@ from kit import ragged
 from worker.task import TrainingTask
 
 SIDE, CLASSES = 28, 10
+CHARACTERS, WORDS = 80, 90
 FEWEST, MOST = 10, 300
 CLIP_NORM = 0.5
 
@@ -29,11 +30,16 @@ class Model:
     clients: int
     shape: tuple[int, ...]
     layers: tuple[dict[str, Any], ...]
+    text: bool = False
 
     def task(self, *, shards: int = 1) -> TrainingTask:
         """What the sandbox is told."""
+        dtype = "int32" if self.text else "float32"
         body = {
-            "model": {"input": {"shape": list(self.shape)}, "layers": list(self.layers)},
+            "model": {
+                "input": {"shape": list(self.shape), "dtype": dtype},
+                "layers": list(self.layers),
+            },
             "algorithm": "dp_fedavg",
             "clip_norm": CLIP_NORM,
             "batch_size": 20,
@@ -46,7 +52,7 @@ class Model:
         """Write this many clients; returns the store's directory."""
         directory = folder / self.name.replace(" ", "-")
         sizes = client_sizes(max(4, self.clients // divided_by))
-        ragged.write(directory, rows(int(sizes.sum())), sizes)
+        ragged.write(directory, (texts if self.text else rows)(int(sizes.sum())), sizes)
         return directory
 
 
@@ -94,6 +100,19 @@ CNN = Model(
     ),
 )
 
+# Next character of LEAF's Shakespeare, with one recurrent layer.
+LSTM = Model(
+    "LSTM 256",
+    16,
+    (CHARACTERS,),
+    (
+        {"type": "Embedding", "input_dim": WORDS, "output_dim": 8},
+        {"type": "LSTM", "units": 256},
+        {"type": "Dense", "units": WORDS, "activation": "softmax"},
+    ),
+    text=True,
+)
+
 
 def client_sizes(count: int) -> npt.NDArray[np.int64]:
     """Lognormal numbers of examples, 10 to 300 a client."""
@@ -108,4 +127,13 @@ def rows(examples: int) -> dict[str, npt.NDArray[Any]]:
     return {
         "features": features,
         "label": generator.integers(0, CLASSES, examples).astype(np.int32),
+    }
+
+
+def texts(examples: int) -> dict[str, npt.NDArray[Any]]:
+    """Random characters, and a random one that follows."""
+    generator = np.random.default_rng(2)
+    return {
+        "features": generator.integers(0, WORDS, (examples, CHARACTERS)).astype(np.int32),
+        "label": generator.integers(0, WORDS, examples).astype(np.int32),
     }
