@@ -28,8 +28,9 @@ _LAST = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
 )
 _APPEND = sa.insert(_EVENT)
 
-# Reasons of a return to the queue that are no public fact: people's data may have been the cause.
-LOST = frozenset({"attempt_failed", "worker_lost"})
+# The reason of a return to the queue that is no public fact: people's data may have been the cause.
+# A worker that is lost is one: the process that held the claim never computes on a record.
+FAILED = "attempt_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ def row(
     return {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
 
 
-def attempt_lost(session: Session, job_id: str) -> bool:
-    """Whether an attempt that had been paid for ended by itself, which people's data may cause."""
+def attempt_failed(session: Session, job_id: str) -> bool:
+    """Whether an attempt that had been paid for failed, which people's data may cause."""
     first = sa.select(sa.func.min(_EVENT.c.seq)).where(
         _EVENT.c.job_id == job_id, _EVENT.c.kind == "charged"
     )
@@ -79,7 +80,7 @@ def attempt_lost(session: Session, job_id: str) -> bool:
         _EVENT.c.seq > first.scalar_subquery(),
     )
     bodies = session.execute(returns).scalars()
-    return any(json.loads(body).get("reason") in LOST for body in bodies)
+    return any(json.loads(body).get("reason") == FAILED for body in bodies)
 
 
 def since(session: Session, job_id: str, *, after: int = 0, limit: int = 200) -> list[Event]:

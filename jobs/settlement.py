@@ -31,8 +31,6 @@ _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _RECEIPT = Receipt.__table__  # type: ignore[attr-defined]
 
 Format = Literal["npz", "safetensors"]
-# Ends that follow from what people do or leave undone, and so from what they have seen.
-_BY_PEOPLE = frozenset({"cancelled", "expired"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +164,8 @@ def _not_public(session: Session, job: Job, status: str, failure: FailureCode | 
         return None
     if failure in SAW_DATA:
         return failure
-    if status in _BY_PEOPLE and events.attempt_lost(session, job.id):
-        return f"{status} after a failed attempt"
+    if status == "cancelled" and events.attempt_failed(session, job.id):
+        return "cancelled after a failed attempt"
     return None
 
 

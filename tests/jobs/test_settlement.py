@@ -110,16 +110,16 @@ def test_a_failure_that_may_depend_on_data_is_paid_in_full(
     assert set(market.balance().reserved) == {0}
 
 
-@pytest.mark.parametrize("status", ["cancelled", "expired"])
 @pytest.mark.parametrize(
-    ("reason", "charged", "paid"),
+    ("status", "reason", "charged", "paid"),
     [
-        ("attempt_failed", True, 20),
-        ("worker_lost", True, 20),
+        ("cancelled", "attempt_failed", True, 20),
+        ("cancelled", "attempt_failed", False, 0),
         # Nobody's data had a part in these.
-        ("worker_stopping", True, 5),
-        ("policy_unavailable", True, 5),
-        ("attempt_failed", False, 0),
+        ("cancelled", "worker_lost", True, 5),
+        ("cancelled", "worker_stopping", True, 5),
+        ("cancelled", "policy_unavailable", True, 5),
+        ("expired", "attempt_failed", True, 5),
     ],
 )
 def test_who_gives_up_after_a_failed_attempt_pays_as_if_it_had_failed_for_good(
