@@ -3,8 +3,9 @@
 # description: >
 #   Everybody may ask whether it lives. Only who shows the token may ask policies, and publish those
 #   on trial below the roots the gateway uses for that; what decides comes in signed bundles, and
-#   nobody may put it there. The system's own documents are closed to everybody. The server is told
-#   the token's hash, and keeps it.
+#   nobody may put it there. A question must ask for strict builtin errors and for provenance: a
+#   server has no switch for them, and without the first a broken timestamp is a yes. The system's
+#   own documents are closed to everybody. The server is told the token's hash, and keeps it.
 package system.authz
 
 default allow := false
@@ -26,6 +27,8 @@ ours if {
 
 ours if {
 	input.method == "POST"
+	input.params["strict-builtin-errors"] == ["true"]
+	input.params.provenance == ["true"]
 	below("data", on_trial | {"bundled"})
 }
 

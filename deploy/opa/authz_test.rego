@@ -4,7 +4,14 @@ import data.system.authz
 
 access := {"token_sha256": crypto.sha256("right")}
 
-ask(request) if authz.allow with input as request with data.gateway_access as access
+ask(request) if {
+	whole := object.union({"params": strict}, request)
+	authz.allow with input as whole with data.gateway_access as access
+}
+
+strict := {"strict-builtin-errors": ["true"], "provenance": ["true"]}
+
+question := {"method": "POST", "path": ["v1", "data", "revisions", "r1"], "identity": "right"}
 
 test_health_is_open if ask({"method": "GET", "path": ["health"]})
 
@@ -35,4 +42,22 @@ test_system_documents_are_closed if {
 	not ask({"method": "POST", "path": ["v1", "data"], "identity": "right"})
 	not ask({"method": "GET", "path": ["v1", "config"], "identity": "right"})
 	not ask({"method": "POST", "path": ["v1", "query"], "identity": "right"})
+}
+
+test_a_question_is_strict_and_wants_to_know_who_answers if {
+	ask(question)
+	every params in [
+		{},
+		{"provenance": ["true"]},
+		{"strict-builtin-errors": ["true"]},
+		object.union(strict, {"strict-builtin-errors": ["false"]}),
+		object.union(strict, {"strict-builtin-errors": ["true", "false"]}),
+	] {
+		not asked_with(params)
+	}
+}
+
+asked_with(params) if {
+	whole := object.union(question, {"params": params})
+	authz.allow with input as whole with data.gateway_access as access
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -14,8 +16,11 @@ from gateway.roles import ROLES
 from gateway.settings import GatewaySettings
 from jobs.settings import PREFIX
 from policies.bundle import BundleKey
-from policies.opa import BUNDLE_NAME
-from tests.support.engines import opa_configuration
+from policies.engine import Revision
+from policies.errors import Fault
+from policies.opa import BUNDLE_NAME, OpaEngine
+from tests.support import questions
+from tests.support.engines import opa_configuration, opa_server
 from tests.support.servers import REPOSITORY
 
 COMPOSITION: dict[str, Any] = yaml.safe_load(
@@ -148,6 +153,38 @@ def test_who_may_talk_to_the_policy_server(opa_binary: str) -> None:
         [opa_binary, "test", str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_policy_server_refuses_strangers_and_lax_questions(
+    opa_binary: str, tmp_path: Path
+) -> None:
+    """A real `opa` with the composition's own options; the gateway's engine gets through."""
+    told = SERVICES["opa"]["command"]
+    options = [word for word in told if word.startswith(("--authentication", "--authorization"))]
+    assert options == ["--authentication=token", "--authorization=basic"]
+    access = tmp_path / "access.json"
+    digest = hashlib.sha256(b"right").hexdigest()
+    access.write_text(json.dumps({"gateway_access": {"token_sha256": digest}}), encoding="utf-8")
+    rules = str(REPOSITORY / "deploy" / "opa" / "authz.rego")
+    strict = {"strict-builtin-errors": "true", "provenance": "true"}
+    question = questions.question().canonical
+    revision = Revision.of_text(questions.example("price_cap")[0])
+    with opa_server(opa_binary, tmp_path, options=[*options, rules, str(access)]) as url:
+        right, wrong = OpaEngine(url, "right"), OpaEngine(url, "wrong")
+        assert right.health().ok
+        assert right.evaluate(revision, question, 20.0).answer["allow"] is True
+        assert wrong.evaluate(revision, question, 20.0).fault is Fault.UNREACHABLE
+        for without in strict:
+            params = {name: value for name, value in strict.items() if name != without}
+            asked = httpx.post(
+                f"{url}/v1/data/revisions",
+                params=params,
+                headers={"Authorization": "Bearer right"},
+                json={"input": {}},
+            )
+            assert asked.status_code == 401, without
+        right.close()
+        wrong.close()
 
 
 def test_made_secrets_belong_together_and_are_kept(tmp_path: Path) -> None:

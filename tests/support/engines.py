@@ -5,7 +5,7 @@ A `conftest.py` that wants the fixtures imports them by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,14 @@ from tests.support.servers import wait_until
 
 @contextmanager
 def opa_server(
-    binary: str, folder: Path, port: int | None = None, *, config: Path | None = None
+    binary: str,
+    folder: Path,
+    port: int | None = None,
+    *,
+    config: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A running `opa`, with a configuration file if one is given; yields its URL."""
+    """A running `opa`, with a configuration file and further options if given; yields its URL."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     with (folder / "opa.log").open("wb") as log:
@@ -41,6 +46,7 @@ def opa_server(
                 "--log-level",
                 "error",
                 *(["--config-file", str(config)] if config else []),
+                *options,
             ],
             stdout=log,
             stderr=log,
