@@ -20,6 +20,7 @@ QUESTIONS = (
     "processor",
     "noise",
     "people",
+    "bombs",
     "training",
     "job",
     "verify",
