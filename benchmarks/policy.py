@@ -65,7 +65,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         table.add(what, p50, p99, found.median / embedded)
     table.notes.append(
         "one caller; example policy price_cap with the whole library; a decision is question bytes "
-        "to verdict"
+        "to verdict; one question, whose equal answers are read once"
     )
     yield table
     yield _region(sizes)
