@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from accounting.export import export_lines
-from jobs import admission, quoting, settlement, starting_weights, views
+from jobs import (
+    admission,
+    inverse,
+    quoting,
+    settlement,
+    starting_weights,
+    sweep_quotes,
+    views,
+)
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
 from kit.db import Database
@@ -214,3 +222,21 @@ approvals contains""",
     asked = request(market, initial={"job": model})
     assert quoting.quote(market.services, RESEARCHER, asked).verdict == "allow"
     assert submit(market, asked)
+
+
+def test_inverse_answers_and_sweep_quotes_refuse_what_nobody_may_begin_with(
+    market: Market,
+) -> None:
+    waiting = submit(market, markets.request(market.dataset_id, rounds=1))
+    for initial, field in (
+        ({"job": waiting}, "initial.job"),
+        ({"job": "job_nobody"}, "initial.job"),
+        ({"weights": "weights_nobody"}, "initial.weights"),
+    ):
+        asked = markets.request(market.dataset_id, initial=initial)
+        with pytest.raises(Refused) as caught:
+            inverse.solve(market.services, RESEARCHER, asked, "rounds")
+        assert [each.field for each in caught.value.errors] == [field]
+        with pytest.raises(Refused) as caught:
+            sweep_quotes.quote(market.services, RESEARCHER, [asked])
+        assert [each.field for each in caught.value.errors] == [f"jobs[0].{field}"]
