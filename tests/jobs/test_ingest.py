@@ -1,12 +1,7 @@
-"""Owner files: honest ones come out grouped and complete, hostile ones are refused by name."""
+"""Owner files: honest ones come out grouped and complete, wrong columns are refused by name."""
 
 from __future__ import annotations
 
-import io
-import struct
-import zipfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.ingest import KEY_FILE, Ingested, ingest
-from jobs.ingest_source import LIMITS, Limits
+from jobs.ingest import KEY_FILE, ingest
 from kit.ragged import RaggedStore, damaged_files
 from privacy_gateway.errors import Refused
-from privacy_gateway.manifest import Manifest
-
-SECRET = "4217.25"
-
-
-def manifest(**changes: Any) -> Manifest:
-    """A manifest of `columns()`, or of `lines()`, with changes."""
-    base: dict[str, Any] = {
-        "name": "digits",
-        "population": "pop_1",
-        "client": "who",
-        "features": ["x"],
-        "label": "y",
-        "format": "npz",
-        "classes": 3,
-    }
-    return Manifest(**(base | changes))
-
-
-def columns(**changes: Any) -> dict[str, Any]:
-    """Six rows of three clients, out of order."""
-    base: dict[str, Any] = {
-        "x": np.arange(12, dtype=np.float32).reshape(6, 2),
-        "y": np.array([0, 1, 2, 0, 1, 2]),
-        "who": np.array([7, 3, 7, 5, 3, 7]),
-    }
-    return base | changes
-
-
-class Files:
-    """Writes owner files below one directory and ingests them."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.stores = home / "datasets"
-
-    def npz(self, **arrays: Any) -> Path:
-        np.savez(self.home / "data.npz", **columns(**arrays))
-        return self.home / "data.npz"
-
-    def text(self, text: str | bytes) -> Path:
-        path = self.home / "data.csv"
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return path
-
-    def take(
-        self, source: Path, clients: int = 3, limits: Limits = LIMITS, **changes: Any
-    ) -> Ingested:
-        return ingest(
-            manifest(**changes), source, clients=clients, directory=self.stores, limits=limits
-        )
-
-    def refused(self, source: Path, field: str, **options: Any) -> Refused:
-        with pytest.raises(Refused) as caught:
-            self.take(source, **options)
-        assert [error.field for error in caught.value.errors] == [field]
-        assert SECRET not in caught.value.diagnostics()
-        # A refusal leaves no file of the owner behind.
-        assert not self.stores.exists() or list(self.stores.iterdir()) == []
-        return caught.value
+from tests.jobs.npz_files import CSV, SECRET, Files, columns, csv_text, manifest, rows_of
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
-
-
-def rows_of(store: RaggedStore, client: int) -> list[list[float]]:
-    start, stop = store.offsets[client], store.offsets[client + 1]
-    return store.column("features")[start:stop].tolist()  # type: ignore[no-any-return]
-
-
-def csv_text(*lines: str) -> str:
-    return "\n".join(["who,a,b,y", *lines, ""])
-
-
-CSV = {"format": "csv", "features": ["a", "b"]}
 
 
 def test_rows_are_grouped_by_client_in_the_order_of_the_file(files: Files) -> None:
@@ -200,6 +123,20 @@ def test_separate_arrays_become_the_public_test_split(files: Files) -> None:
     assert RaggedStore.open(made.test_store).column("label").tolist() == [1, 2]
 
 
+def test_an_owner_may_keep_test_records_from_everybody(files: Files) -> None:
+    """They leave training all the same; that they are not public is part of the version."""
+    source = files.npz(held=np.array([0, 1, 0, 0, 1, 0]))
+    shown = files.take(source, clients=2, test="held")
+    kept = files.take(source, clients=2, test="held", test_public=False)
+    assert (kept.examples, kept.test_examples) == (shown.examples, shown.test_examples) == (4, 2)
+    assert kept.digest != shown.digest
+    assert files.take(source, clients=2, test="held", test_public=True).digest == shown.digest
+
+
+def test_there_is_nothing_to_keep_where_no_test_records_are_named(files: Files) -> None:
+    files.refused(files.npz(), "manifest.test_public", test_public=False)
+
+
 def test_nobody_is_both_in_training_and_in_test(files: Files) -> None:
     refusal = files.refused(
         files.npz(held=np.array([1, 0, 0, 0, 0, 0])), "manifest.test", test="held"
@@ -261,165 +198,6 @@ def test_bad_columns_are_refused_by_their_name(
     files.refused(files.npz(**arrays), field, **changes)
 
 
-class Bomb:
-    """Unpickling this would tell; nothing may unpickle it."""
-
-    opened: list[str] = []
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return Bomb.opened.append, ("boom",)
-
-
-@pytest.mark.parametrize("column", ["x", "y", "who"])
-def test_pickled_objects_are_refused_unopened(files: Files, column: str) -> None:
-    source = files.npz(**{column: np.array([Bomb()] * 6, dtype=object)})
-    field = {"x": "manifest.features[0]", "y": "manifest.label", "who": "manifest.client"}[column]
-    assert "object" in files.refused(source, field).detail
-    assert Bomb.opened == []
-
-
-def npy(shape: str, descr: str = "'<f4'", data: bytes = b"", pad: int = 0) -> bytes:
-    """A .npy file with a chosen header, version 2.0."""
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
-    header += b" " * pad + b"\n"
-    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header + data
-
-
-def archive(files: Files, x: bytes, **options: Any) -> Path:
-    """An NPZ whose member `x` is given byte for byte."""
-    path = files.home / "made.npz"
-    with zipfile.ZipFile(path, "w", **options) as target:
-        for name in ("y", "who"):
-            buffer = io.BytesIO()
-            np.save(buffer, columns()[name])
-            target.writestr(f"{name}.npy", buffer.getvalue())
-        target.writestr("x.npy", x)
-    return path
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        npy("(6, 100000000000000)"),
-        npy("(6, 2)", data=b"\0" * 47),
-        npy("(6, 2)", data=b"\0" * 49),
-        npy("(6, -2)"),
-        npy("(True, 2)"),
-        npy("6"),
-        npy("__import__('os').system('true')"),
-        npy("(6,)", descr="[('a', '<f4')]", data=b"\0" * 24),
-        npy("(6,)", descr="'|V4'", data=b"\0" * 24),
-        npy("(6, 2)", pad=50_000),
-        b"\x93NUMPY\x09\x00",
-        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
-        b"not an array",
-        b"",
-    ],
-)
-def test_lying_headers_are_refused(files: Files, x: bytes) -> None:
-    files.refused(archive(files, x), "manifest.features[0]")
-
-
-def test_a_zip_bomb_is_refused_before_it_is_unpacked(files: Files) -> None:
-    bomb = npy("(64000000,)", data=b"\0" * 256_000_000)
-    source = archive(files, bomb, compression=zipfile.ZIP_DEFLATED)
-    assert source.stat().st_size < 1_000_000
-    refusal = files.refused(source, "source", limits=replace(LIMITS, unpacked_bytes=100_000_000))
-    assert refusal.code == "too_large"
-
-
-@pytest.mark.parametrize(
-    ("limits", "field"),
-    [
-        (replace(LIMITS, file_bytes=100), "source"),
-        (replace(LIMITS, members=2), "source"),
-        (replace(LIMITS, rows=5), "manifest.features[0]"),
-        (replace(LIMITS, row_elements=1), "manifest.features"),
-    ],
-)
-def test_every_limit_holds(files: Files, limits: Limits, field: str) -> None:
-    assert files.refused(files.npz(), field, limits=limits).code == "too_large"
-
-
-def damaged(source: Path, change: Callable[[bytearray], object]) -> Path:
-    data = bytearray(source.read_bytes())
-    change(data)
-    source.write_bytes(data)
-    return source
-
-
-def test_a_truncated_archive_is_refused(files: Files) -> None:
-    files.refused(damaged(files.npz(), lambda data: data.__delitem__(slice(200, None))), "source")
-
-
-def test_a_flipped_bit_in_an_array_is_refused(files: Files) -> None:
-    def flip(data: bytearray) -> None:
-        at = bytes(data).index(columns()["x"].tobytes())
-        data[at + 5] ^= 1
-
-    files.refused(damaged(files.npz(), flip), "source")
-
-
-def test_an_encrypted_archive_is_refused(files: Files) -> None:
-    def encrypt(data: bytearray) -> None:
-        for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
-            at = -1
-            while (at := data.find(mark, at + 1)) >= 0:
-                data[at + offset] |= 1
-
-    files.refused(damaged(files.npz(), encrypt), "source")
-
-
-def test_a_member_named_twice_is_refused(files: Files) -> None:
-    source = files.npz()
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(source, "a") as target:
-        target.writestr("x.npy", b"")
-    files.refused(source, "source")
-
-
-@pytest.mark.parametrize("name", ["data.csv", "absent.npz"])
-def test_what_is_no_archive_is_refused(files: Files, name: str) -> None:
-    files.text(csv_text("a,1,2,0"))
-    files.refused(files.home / name, "source")
-
-
-@pytest.mark.parametrize(
-    ("text", "field"),
-    [
-        ("", "manifest.features[0]"),
-        ("who,a,b\nc,1,2\n", "manifest.label"),
-        ("who,a,a,b,y\nc,1,1,2,0\n", "manifest.features[0]"),
-        ("who,a,b,y\n", "source"),
-        (csv_text(f"c,{SECRET},2"), "source"),
-        (csv_text(f"c,{SECRET},2,0,9"), "source"),
-        (csv_text(f"c,{SECRET}x,2,0"), "manifest.features[0]"),
-        (csv_text("c,1_0,2,0"), "manifest.features[0]"),
-        (csv_text("c,nan,2,0"), "manifest.features[0]"),
-        (csv_text("c,1e999,2,0"), "manifest.features[0]"),
-        (csv_text("c,,2,0"), "manifest.features[0]"),
-        (csv_text("c,1,2,"), "manifest.label"),
-        (csv_text("c,1,2,1.5"), "manifest.label"),
-        (csv_text("c,1,2,7"), "manifest.label"),
-        (csv_text(" ,1,2,0"), "manifest.client"),
-        (csv_text("x" * 2000 + ",1,2,0"), "manifest.client"),
-        (csv_text('"c,1,2,0'), "source"),
-        (csv_text('"c"x,1,2,0'), "source"),
-        (b"who,a,b,y\nc\xff,1,2,0\n", "source"),
-        (csv_text("c" + "1" * 2_000_000), "source"),
-    ],
-)
-def test_bad_text_is_refused_without_repeating_it(
-    files: Files, text: str | bytes, field: str
-) -> None:
-    files.refused(files.text(text), field, clients=1, **CSV)
-
-
-def test_row_numbers_are_told_and_values_are_not(files: Files) -> None:
-    lines = ["c,1,2,0", "c,1,2,0", f"c,1,{SECRET}!,0"]
-    refusal = files.refused(files.text(csv_text(*lines)), "manifest.features[1]", clients=1, **CSV)
-    assert "row 3" in refusal.detail
-
-
 def test_a_test_column_in_text_takes_words_and_digits(files: Files) -> None:
     text = "who,a,b,y,held\nc,1,2,0,0\nd,3,4,1,1\ne,5,6,2,False\nf,7,8,0,true\n"
     made = files.take(files.text(text), clients=2, test="held", **CSV)
@@ -428,18 +206,6 @@ def test_a_test_column_in_text_takes_words_and_digits(files: Files) -> None:
     with pytest.raises(Refused, match=r"row 4") as caught:
         files.take(files_again, clients=2, test="held", **CSV)
     assert SECRET not in caught.value.diagnostics()
-
-
-def test_text_limits_hold_while_streaming(files: Files) -> None:
-    source = files.text(csv_text(*["c,1,2,0"] * 100))
-    for limits in (replace(LIMITS, rows=99), replace(LIMITS, unpacked_bytes=8 * 99)):
-        refusal = files.refused(source, "source", clients=1, limits=limits, **CSV)
-        assert refusal.code == "too_large"
-
-
-def test_byte_order_mark_blank_lines_and_crlf_are_ordinary(files: Files) -> None:
-    text = "\ufeffwho, a ,b,y\r\n\r\nc,1,2,0\r\n"
-    assert files.take(files.text(text), clients=1, **CSV).examples == 1
 
 
 @settings(max_examples=40)
