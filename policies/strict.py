@@ -127,9 +127,9 @@ def _plain(schema: Any) -> Any:
 def _findings(done: subprocess.CompletedProcess[str]) -> list[Finding]:
     try:
         errors = json.loads(done.stdout or done.stderr)["errors"]
-    except (ValueError, KeyError, TypeError):
+        return [_finding(error) for error in errors]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise _broken(done) from None
-    return [_finding(error) for error in errors]
 
 
 def _broken(done: subprocess.CompletedProcess[str]) -> EngineFailed:

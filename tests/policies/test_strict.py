@@ -102,3 +102,38 @@ def test_a_late_reading_has_failed(opa_binary: str) -> None:
 
 def test_a_program_that_is_named_is_taken_before_the_path(tmp_path: Path) -> None:
     assert reader(tmp_path / "opa") == StrictReader(tmp_path / "opa")
+
+
+def _answering(folder: Path, opa: str, answer: str) -> StrictReader:
+    """A program that knows its capabilities and answers every check alike."""
+    (folder / "answer").write_text(answer, encoding="utf-8")
+    program = folder / "opa"
+    program.write_text(
+        f'#!/bin/sh\nif [ "$1" = capabilities ]; then exec {opa} "$@"; fi\n'
+        f"cat {folder / 'answer'}\nexit 1\n",
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    return StrictReader(program)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "not JSON", "{}", "[1]", '"errors"', '{"errors": 3}', '{"errors": [1]}']
+)
+def test_a_failure_in_no_known_form_is_no_reading(
+    tmp_path: Path, opa_binary: str, answer: str
+) -> None:
+    with pytest.raises(EngineFailed) as failed:
+        _answering(tmp_path, opa_binary, answer).check(POLICY % "x := true")
+    assert failed.value.fault is Fault.CRASHED
+
+
+def test_a_fault_that_says_little_is_a_fault_all_the_same(tmp_path: Path, opa_binary: str) -> None:
+    answer = (
+        '{"errors": [{}, {"message": "m", "code": "c", "details": {"oneOf": "x"}},'
+        ' {"message": "' + "m" * 600 + '", "location": {"file": "policy_test.rego", "row": 2}}]}'
+    )
+    bare, told, far = _answering(tmp_path, opa_binary, answer).check(POLICY % "x := true").items
+    assert (bare.severity, bare.code, bare.line) == ("error", "rego_compile_error", 0)
+    assert (told.code, told.message, told.hint, told.module) == ("c", "m", "", "policy")
+    assert (len(far.message), far.line, far.module) == (500, 2, "tests")
