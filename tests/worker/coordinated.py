@@ -1,0 +1,60 @@
+"""Jobs under the coordinator with a trainer in process: how tests submit, run and read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from jobs import (
+    admission,
+    events,
+)
+from jobs.tables import Job, JobRelease
+from tests.support import market as support
+from tests.support.market import RESEARCHER, Market
+from tests.support.trainer import Stable
+from worker import coordinator
+from worker.coordinator import Tools
+from worker.noise import NoiseSource
+
+KEY = bytes(range(32))
+
+
+def submit(market: Market, **changes: Any) -> str:
+    request = support.request(market.dataset_id, **({"rounds": 12} | changes))
+    return admission.submit(market.services, RESEARCHER, request, None).job.id
+
+
+def run(market: Market, job_id: str, stable: Stable, **tools: Any) -> str:
+    made = Tools(open_trainer=stable, noise=lambda: NoiseSource(KEY), **tools)
+    return coordinator.run(market.services, job_id, worker="w1", tools=made)
+
+
+def keeping_groups_apart() -> str:
+    """The market's policy with the obligation."""
+    none, apart = "set(),\n}", '{{"type": "isolation", "value": "per_client_group"}},\n}'
+    source = support.policy()
+    assert source.count(f'"obligations": {none}') == 1
+    return source.replace(f'"obligations": {none}', f'"obligations": {apart}')
+
+
+def job(market: Market, job_id: str) -> Job:
+    with market.database.read() as session:
+        return session.get_one(Job, job_id)
+
+
+def releases(market: Market, job_id: str) -> list[Any]:
+    with market.database.read() as session:
+        table = JobRelease.__table__
+        query = sa.select(table).where(table.c.job_id == job_id).order_by(table.c.round)
+        return list(session.execute(query))
+
+
+def kinds(market: Market, job_id: str) -> list[str]:
+    with market.database.read() as session:
+        return [event.kind for event in events.since(session, job_id)]
+
+
+def assert_settled(market: Market) -> None:
+    assert set(market.balance().reserved) == {0}
