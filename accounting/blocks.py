@@ -39,7 +39,7 @@ _ALL = (
     .order_by(BLOCK.c.name)
 )
 _ONE = _ALL.where(BLOCK.c.name == sa.bindparam("block"))
-_MOVE = sa.update(BLOCK).where(
+MOVE = sa.update(BLOCK).where(
     BLOCK.c.population_id == sa.bindparam("of_population"), BLOCK.c.name == sa.bindparam("of_block")
 )
 
@@ -180,7 +180,7 @@ def store(session: Session, block: Block | None) -> None:
         return
     values = {"charged": block.charged, "reserved": block.reserved}
     key = {"of_population": block.population_id, "of_block": block.name}
-    session.execute(_MOVE, key | values)
+    session.execute(MOVE, key | values)
 
 
 def open_block(
@@ -285,7 +285,7 @@ def enrol(
         rows = [{"population_id": population_id, "hash": h, "block": name} for h in joining]
         session.execute(sa.insert(MEMBER), rows)
     key = {"of_population": population_id, "of_block": name}
-    session.execute(_MOVE, key | {"members": members, "key_id": key_id})
+    session.execute(MOVE, key | {"members": members, "key_id": key_id})
     enrolled = {
         "block": name,
         "clients": there.clients,

@@ -24,8 +24,11 @@ from accounting.ownership import denial
 from accounting.posting import Balance
 from accounting.quotas import Kind, QuotaBalance
 from accounting.reservations import Drawn, Purse
+from kit import prepared
+from kit.prepared import Asked, Prepared
 
 _Holder = tuple[str, Kind, str]
+_SPEND = Prepared(blocks.MOVE, "charged", "reserved")
 
 
 class Book:
@@ -129,29 +132,31 @@ class Book:
         self._post(before, before, "deny", now, body)
 
     def write(self, session: Session) -> None:
-        """Store balances, entries, reservations and shares, one statement a table.
+        """Store everything decided; see `writing`."""
+        prepared.ask(session, *self.writing())
 
-        Raises:
-            Refused: `conflict` when a budget has moved since it was locked.
-            IntegrityError: a job has a reservation already.
+    def writing(self) -> list[Asked[None]]:
+        """What stores balances, entries, reservations and shares, one statement a table.
+
+        Whoever takes it runs it, once, in the transaction that holds the locks. It raises `Refused`
+        (`conflict`) when a budget has moved since it was locked, and `IntegrityError` when a job
+        has a reservation already.
         """
-        for population_id, locked in self._locked.items():
-            present = self._now[population_id]
-            if present is not locked:
-                posting.store(session, locked, present)
-        connection = session.connection()
-        for statement, rows in (
-            (posting.APPEND, self._entries),
-            (reservations.INSERT, self._reservations),
-        ):
-            if rows:
-                connection.execute(statement, rows)
-        quotas.store_reserved(session, [self._shares[key] for key in sorted(self._touched)])
-        for population_id, name in sorted(self._moved):
-            blocks.store(session, self._blocks[population_id][name])
+        parts = [
+            posting.storing(locked, self._now[population_id])
+            for population_id, locked in self._locked.items()
+            if self._now[population_id] is not locked
+        ]
+        tables = ((posting.APPEND, self._entries), (reservations.INSERT, self._reservations))
+        parts.append(prepared.nothing([(table, rows) for table, rows in tables if rows]))
+        touched = [self._shares[key] for key in sorted(self._touched)]
+        parts.append(quotas.storing_reserved(touched))
+        moved = [self._blocks[population_id][name] for population_id, name in sorted(self._moved)]
+        parts.append(prepared.nothing([(_SPEND, _spent(block)) for block in moved]))
         self._locked = dict(self._now)
         self._entries, self._reservations, self._touched = [], [], set()
         self._moved = set()
+        return parts
 
     def _take(self, drawn: Drawn) -> None:
         for share in drawn.shares:
@@ -177,3 +182,8 @@ class Book:
         self._now[before.population_id] = replace(
             after, version=before.version + 1, head_seq=row["seq"], head_hash=row["hash"]
         )
+
+
+def _spent(block: Block) -> dict[str, Any]:
+    key = {"of_population": block.population_id, "of_block": block.name}
+    return {**key, "charged": block.charged, "reserved": block.reserved}

@@ -8,7 +8,7 @@ the house may write either table.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,9 @@ from sqlalchemy.orm import Session
 from accounting.balance import Balance, balance_of
 from accounting.errors import conflict
 from accounting.tables import ENTRY, POPULATION, RESERVATION
+from kit import prepared
 from kit.clock import from_micros, micros
+from kit.prepared import Answer, Asked
 from privacy_gateway import canonical, chain
 from privacy_gateway.errors import Refused
 
@@ -33,12 +35,14 @@ __all__ = [
     "entry_of",
     "lock",
     "lock_of_job",
+    "locking",
     "matched",
     "members",
     "open_chain",
     "post",
     "sealed",
     "store",
+    "storing",
 ]
 
 # Built once: composing a statement costs more than running it.
@@ -47,7 +51,9 @@ _SELECT = (
     .where(POPULATION.c.id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(POPULATION.c.id)
 )
-_LOCK = _SELECT.with_for_update()
+_LOCK = prepared.Prepared(
+    sa.select(POPULATION).where(POPULATION.c.id == sa.bindparam("of_population")).with_for_update()
+)
 _LOCK_OF_JOB = (
     sa.select(POPULATION)
     .where(
@@ -58,13 +64,24 @@ _LOCK_OF_JOB = (
     )
     .with_for_update()
 )
-_MOVE = sa.update(POPULATION).where(
-    POPULATION.c.id == sa.bindparam("of_population"),
-    POPULATION.c.version == sa.bindparam("from_version"),
+_MOVE = prepared.Prepared(
+    sa.update(POPULATION).where(
+        POPULATION.c.id == sa.bindparam("of_population"),
+        POPULATION.c.version == sa.bindparam("from_version"),
+    ),
+    "epsilon_nano",
+    "limits",
+    "charged",
+    "reserved",
+    "frozen",
+    "version",
+    "head_seq",
+    "head_hash",
 )
-APPEND = sa.insert(ENTRY)
+# Entries in the order of their `seq`; the database numbers them.
+APPEND = prepared.Rows(ENTRY, [column.name for column in ENTRY.columns if column.name != "id"])
 _PLAIN = frozenset({int, str, bool, type(None)})
-_APPEND_ONE = APPEND.returning(ENTRY.c.id)
+_APPEND_ONE = sa.insert(ENTRY).returning(ENTRY.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,18 @@ def lock(session: Session, population_ids: Iterable[str]) -> dict[str, Balance]:
     Raises:
         Refused: `not_found`.
     """
-    return _read(session, _LOCK, sorted(set(population_ids)))
+    (found,) = prepared.ask(session, locking(population_ids))
+    return found  # type: ignore[no-any-return]
+
+
+def locking(population_ids: Iterable[str]) -> Asked[dict[str, Balance]]:
+    """`lock`, as a part of a batch."""
+    wanted = sorted(set(population_ids))
+
+    def read(answers: Sequence[Answer]) -> dict[str, Balance]:
+        return _all_of(wanted, (row for answer in answers for row in answer.rows))
+
+    return Asked([(_LOCK, {"of_population": each}) for each in wanted], read)
 
 
 def lock_of_job(session: Session, job_id: str) -> Balance:
@@ -190,23 +218,30 @@ def store(session: Session, before: Balance, after: Balance) -> None:
     Raises:
         Refused: `conflict` when `before` is not the present balance.
     """
-    moved = session.execute(
-        _MOVE,
-        {
-            "of_population": before.population_id,
-            "from_version": before.version,
-            "epsilon_nano": after.terms.epsilon_nano,
-            "limits": after.terms.limits,
-            "charged": after.charged,
-            "reserved": after.reserved,
-            "frozen": after.frozen,
-            "version": after.version,
-            "head_seq": after.head_seq,
-            "head_hash": after.head_hash,
-        },
-    )
-    if matched(moved) != 1:
-        raise conflict("the balance has moved since it was locked", population=before.population_id)
+    prepared.ask(session, storing(before, after))
+
+
+def storing(before: Balance, after: Balance) -> Asked[None]:
+    """`store`, as a part of a batch."""
+    values = {
+        "of_population": before.population_id,
+        "from_version": before.version,
+        "epsilon_nano": after.terms.epsilon_nano,
+        "limits": after.terms.limits,
+        "charged": after.charged,
+        "reserved": after.reserved,
+        "frozen": after.frozen,
+        "version": after.version,
+        "head_seq": after.head_seq,
+        "head_hash": after.head_hash,
+    }
+
+    def read(answers: Sequence[Answer]) -> None:
+        if answers[0].matched != 1:
+            population = before.population_id
+            raise conflict("the balance has moved since it was locked", population=population)
+
+    return Asked([(_MOVE, values)], read)
 
 
 def open_chain(
@@ -263,7 +298,11 @@ def entry_of(row: Any) -> Entry:
 
 
 def _read(session: Session, query: sa.Select[Any], population_ids: list[str]) -> dict[str, Balance]:
-    rows = session.execute(query, {"ids": population_ids})
+    return _all_of(population_ids, session.execute(query, {"ids": population_ids}))
+
+
+def _all_of(population_ids: Iterable[str], rows: Iterable[Any]) -> dict[str, Balance]:
+    """The balances by id; every one that was asked for."""
     found = {row.id: balance_of(row) for row in rows}
     for population_id in population_ids:
         if population_id not in found:

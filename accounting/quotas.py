@@ -13,8 +13,6 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from accounting import filter as admission
@@ -23,6 +21,8 @@ from accounting.budget import Terms, epsilon_nano_of, terms_of
 from accounting.posting import Entry
 from accounting.tables import QUOTA
 from accounting.tables_scope import PROJECT_QUOTA
+from kit import prepared
+from kit.prepared import Asked
 from privacy_gateway import rdp
 
 Kind = Literal["researcher", "project"]
@@ -45,16 +45,14 @@ class _Statements:
             .where(table.c.population_id == sa.bindparam("population"))
             .order_by(self.holder)
         )
-        self.hold = {
-            dialect: made.on_conflict_do_update(
+        self.hold = prepared.Rows(
+            table,
+            ["population_id", column, "charged", "reserved"],
+            lambda made: made.on_conflict_do_update(
                 index_elements=["population_id", column],
                 set_={"reserved": made.excluded.reserved},
-            )
-            for dialect, made in (
-                ("sqlite", sqlite_insert(table)),
-                ("postgresql", postgresql_insert(table)),
-            )
-        }
+            ),
+        )
 
     def names(self, share: QuotaBalance) -> dict[str, str]:
         """The primary key."""
@@ -215,15 +213,16 @@ def store_reserved(session: Session, shares: Sequence[QuotaBalance]) -> None:
 
     The populations' locks are held by the caller.
     """
-    dialect = session.get_bind().dialect.name
-    for kind, statements in _OF.items():
-        rows = [
-            {**statements.names(share), "charged": share.charged, "reserved": share.reserved}
-            for share in shares
-            if share.kind == kind
-        ]
-        if rows:
-            session.connection().execute(statements.hold[dialect], rows)
+    prepared.ask(session, storing_reserved(shares))
+
+
+def storing_reserved(shares: Sequence[QuotaBalance]) -> Asked[None]:
+    """`store_reserved`, as a part of a batch."""
+    rows: dict[Kind, list[dict[str, Any]]] = {}
+    for share in shares:
+        held = {"charged": share.charged, "reserved": share.reserved}
+        rows.setdefault(share.kind, []).append(_OF[share.kind].names(share) | held)
+    return prepared.nothing([(_OF[kind].hold, rows[kind]) for kind in _OF if kind in rows])
 
 
 def _delta(session: Session, population_id: str) -> str:

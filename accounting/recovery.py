@@ -25,6 +25,7 @@ from accounting.errors import conflict
 from accounting.posting import Balance, Entry
 from accounting.tables import ENTRY, POPULATION, RESERVATION
 from accounting.tables_scope import BLOCK
+from kit import prepared
 from kit.clock import from_micros
 from privacy_gateway import canonical, chain
 
@@ -193,26 +194,24 @@ def _grant(_session: Session, before: Balance, leaf: Mapping[str, Any]) -> Balan
 def _reserve(session: Session, before: Balance, leaf: Mapping[str, Any]) -> Balance:
     block = leaf["block"]["name"] if "block" in leaf else None
     purse = reservations.purse(session, before, leaf["researcher"], leaf.get("project"), block)
-    session.execute(
-        reservations.INSERT,
-        {
-            "job_id": leaf["job"],
-            "population_id": before.population_id,
-            "researcher_id": leaf["researcher"],
-            "project": purse.project,
-            "block": purse.target.name,
-            "mechanism": canonical.dumps(leaf["mechanism"]).decode(),
-            "mechanism_digest": leaf["mechanism_digest"],
-            "per_round": tuple(leaf["per_round"]),
-            "whole": leaf["mechanism"]["kind"] in ("tree_gaussian", "banded_gaussian"),
-            "rounds_reserved": leaf["rounds"],
-            "rounds_charged": 0,
-            "fence": 0,
-            "closed": False,
-            "created_at": leaf["at"],
-            "lease_expires_at": leaf["at"],
-        },
-    )
+    reserved = {
+        "job_id": leaf["job"],
+        "population_id": before.population_id,
+        "researcher_id": leaf["researcher"],
+        "project": purse.project,
+        "block": purse.target.name,
+        "mechanism": canonical.dumps(leaf["mechanism"]).decode(),
+        "mechanism_digest": leaf["mechanism_digest"],
+        "per_round": tuple(leaf["per_round"]),
+        "whole": leaf["mechanism"]["kind"] in ("tree_gaussian", "banded_gaussian"),
+        "rounds_reserved": leaf["rounds"],
+        "rounds_charged": 0,
+        "fence": 0,
+        "closed": False,
+        "created_at": leaf["at"],
+        "lease_expires_at": leaf["at"],
+    }
+    prepared.ask(session, prepared.nothing([(reservations.INSERT, [reserved])]))
     return _moved(session, purse, hold=tuple(leaf["cost"]))
 
 

@@ -26,13 +26,14 @@ from accounting.mechanism import MAX_ROUNDS, Mechanism, check_count
 from accounting.posting import Balance
 from accounting.quotas import QuotaBalance
 from accounting.tables import ENTRY, RESERVATION
+from kit import prepared
 from kit.clock import micros
 from privacy_gateway import canonical, rdp
 from privacy_gateway.errors import Refused
 
 # Built once: composing a statement costs more than running it.
 _SELECT = sa.select(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("job"))
-INSERT = sa.insert(RESERVATION)
+INSERT = prepared.Rows(RESERVATION)
 _DRAW = sa.update(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("of_job"))
 _NEAREST = (
     sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
@@ -117,7 +118,8 @@ def insert(
     times: tuple[datetime, datetime],
 ) -> None:
     """Write a new reservation; `times` are its making and the end of its lease."""
-    session.execute(INSERT, row(purse, job_id, researcher_id, price, rounds, times))
+    rows = [row(purse, job_id, researcher_id, price, rounds, times)]
+    prepared.ask(session, prepared.nothing([(INSERT, rows)]))
 
 
 def row(

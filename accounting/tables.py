@@ -44,7 +44,7 @@ class Vector(sa.types.TypeDecorator[tuple[int, ...]]):
             return None
         if max(value) > rdp.INT64_MAX or min(value) < -rdp.INT64_MAX:
             raise OverflowError("a balance does not fit 64 bits")
-        return json.dumps(value, separators=(",", ":"))
+        return f"[{','.join(map(str, value))}]"
 
     def process_result_value(
         self, value: str | None, dialect: sa.Dialect

@@ -28,7 +28,6 @@ from benchmarks.report import Table
 from benchmarks.timing import Sizes, Spread, rushes
 from jobs import admission, judgement, situation
 from jobs.attempt import Attempt
-from jobs.settle import settle
 from kit.db import Database
 from privacy_gateway import canonical
 from tests.support.market import Market
@@ -176,13 +175,7 @@ def _settle(opened: Sequence[Market]) -> Act:
             key=f"key-{next(markets.SERIAL)}",
             job_id=services.new_id("job"),
         )
-        if services.writer is not None:
-            return services.writer.submit(attempt)
-        with services.database.unit_of_work() as session:
-            (answer,) = settle(services, session, [attempt])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return admission.committed(services, attempt)
 
     return act
 

@@ -19,6 +19,7 @@ from jobs.principal import Principal
 from jobs.refusal import refusal_of
 from jobs.services import Services
 from jobs.settle import settle
+from kit import prepared
 from kit.group import GroupCommit
 from privacy_gateway import canonical
 from privacy_gateway.schemas import JobRequest
@@ -55,10 +56,13 @@ def submit(
     text = canonical.dumps(body, floats=True)
     request_hash = canonical.digest_of(text)
     with services.database.read() as session:
-        known = keys.known(session, (principal.id, idempotency_key), request_hash)
+        mine, dataset = (principal.id, idempotency_key), request.dataset
+        known, row = prepared.ask(
+            session, keys.looking_up(mine), situation.reading(principal, dataset)
+        )
         if known is not None:
-            return known
-        seen = situation.read(session, principal, request.dataset, project=request.project)
+            return keys.outcome_of(session, mine, request_hash, known)
+        seen = situation.of_row(session, principal, dataset, row, project=request.project)
         initial.refuse_unknown(session, principal, request)
     job_id = services.new_id("job")
     attempt = Attempt(
@@ -77,7 +81,7 @@ def submit(
             now=services.clock(),
         ),
     )
-    settled = _committed(services, attempt)
+    settled = committed(services, attempt)
     if isinstance(settled, Outcome):
         return settled
     offer = counter.offer(services, principal, settled.judgement)
@@ -98,11 +102,16 @@ def with_writer(services: Services) -> Services:
     return replace(services, writer=writer)
 
 
-def _committed(services: Services, attempt: Attempt) -> Settled:
-    """The answer to an attempt after its commit: in a group, or in a transaction of its own."""
+def committed(services: Services, attempt: Attempt) -> Settled:
+    """The answer to a judged attempt after its commit: in a group, or in a transaction of its own.
+
+    Raises:
+        Refused: what `jobs.settle` gave for this attempt alone.
+    """
     if services.writer is not None:
         return services.writer.submit(attempt)
-    with services.database.unit_of_work() as session:
+    database = services.database
+    with database.in_turn(attempt.population_id), database.unit_of_work() as session:
         (answer,) = settle(services, session, [attempt])
         if isinstance(answer, Exception):
             raise answer

@@ -15,10 +15,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from accounting import blocks, ledger, quotas
+from accounting import blocks, posting, quotas
 from accounting.book import Book
 from accounting.ledger import Balance, QuotaBalance
 from jobs import judgement, keys, projects, situation, states
@@ -29,16 +28,18 @@ from jobs.services import Services
 from jobs.situation import Past, Situation
 from jobs.tables import Job, JobEvent, Outbox
 from jobs.views import job_view
+from kit import prepared
 from kit.clock import micros
+from kit.prepared import Asked, Rows
 from policies import revisions
 from privacy_gateway.errors import Refused
 
 # A group that has held the budgets this long commits what it has; the rest is the next group.
 MOST_SECONDS = 0.5
 
-_INSERT_JOB = sa.insert(Job.__table__)  # type: ignore[attr-defined]
-_INSERT_EVENT = sa.insert(JobEvent.__table__)  # type: ignore[attr-defined]
-_INSERT_HINT = sa.insert(Outbox.__table__)  # type: ignore[attr-defined]
+_JOBS = Rows(Job.__table__)  # type: ignore[attr-defined]
+_EVENTS = Rows(JobEvent.__table__)  # type: ignore[attr-defined]
+_HINTS = Rows(Outbox.__table__)  # type: ignore[attr-defined]
 
 
 def settle(
@@ -56,9 +57,7 @@ def settle(
         attempts, at least one; those left over were not touched.
     """
     now = services.clock()
-    taken = keys.take(session, attempts, now)
     group = _Group(services, session, attempts, now)
-    group.keys = taken
     until = time.monotonic() + MOST_SECONDS
     answers: list[Settled | Exception] = []
     for attempt in attempts:
@@ -68,7 +67,6 @@ def settle(
             answers.append(group.one(attempt))
         except Exception as error:  # of this attempt alone; nothing of it is in the group
             answers.append(error)
-    keys.settle(session, taken, group.admitted, now)
     group.write()
     return answers
 
@@ -79,17 +77,22 @@ class _Group:
     def __init__(
         self, services: Services, session: Session, attempts: Iterable[Attempt], now: datetime
     ) -> None:
-        self.keys: dict[Mine, Attempt] = {}
-        self.admitted: dict[Mine, Attempt] = {}
+        self._admitted: dict[Mine, Attempt] = {}
         self._services, self._session, self._now = services, session, now
         people = {(each.population_id, each.principal.id) for each in attempts}
-        balances = ledger.lock(session, {population_id for population_id, _ in people})
+        # One batch, in this order: keys before budgets, and what could have moved after the lock.
+        self._keys, balances, self._standing, pasts = prepared.ask(
+            session,
+            keys.taking(attempts, now),
+            posting.locking({population_id for population_id, _ in people}),
+            situation.standing({each.request.dataset for each in attempts}),
+            situation.asking_pasts(session, people),
+        )
         self._book = Book(balances)
         for population_id, balance in balances.items():
             if balance.blocks:
                 self._book.know_blocks(population_id, blocks.blocks(session, population_id))
-        self._standing = situation.standing(session, {each.request.dataset for each in attempts})
-        self._pasts = situation.pasts(session, balances, people)
+        self._pasts = situation.pasts(balances, people, pasts)
         self._book.know(past.share for past in self._pasts.values())
         self._book.know(_project_shares(session, balances, attempts))
         self._views: dict[Mine, Outcome] = {}
@@ -124,30 +127,26 @@ class _Group:
 
     def write(self) -> None:
         """Store everything the attempts became."""
-        connection = self._session.connection()
-        if self._decisions:
-            connection.execute(revisions.RECORD, self._decisions)
-        self._book.write(self._session)
-        for statement, rows in (
-            (_INSERT_JOB, self._jobs),
-            (_INSERT_EVENT, self._events),
-            (_INSERT_HINT, self._hints),
-        ):
-            if rows:
-                connection.execute(statement, rows)
+        prepared.ask(
+            self._session,
+            keys.settling(self._keys, self._admitted, self._now),
+            _stored((revisions.RECORD, self._decisions)),
+            *self._book.writing(),
+            _stored((_JOBS, self._jobs), (_EVENTS, self._events), (_HINTS, self._hints)),
+        )
 
     def _known(self, attempt: Attempt) -> Outcome | None:
         """The job that the attempt's key stands for, made by this group or before it."""
         if attempt.key is None:
             return None
         mine = (attempt.principal.id, attempt.key)
-        if mine in self.admitted:
-            first = self.admitted[mine]
+        if mine in self._admitted:
+            first = self._admitted[mine]
             keys.refuse_other_body(
                 attempt.key, first.request_hash, attempt.request_hash, first.job_id
             )
             return replace(self._views[mine], replayed=True)
-        if mine in self.keys:
+        if mine in self._keys:
             return None
         known = keys.known(self._session, mine, attempt.request_hash)
         if known is None:
@@ -219,7 +218,7 @@ class _Group:
         self._hints += hints
         if attempt.key is not None:
             mine = (attempt.principal.id, attempt.key)
-            self.admitted[mine], self._views[mine] = attempt, outcome
+            self._admitted[mine], self._views[mine] = attempt, outcome
         return outcome
 
     def _deny(self, attempt: Attempt, judged: Judgement, decision: dict[str, Any]) -> None:
@@ -235,6 +234,11 @@ class _Group:
             rounds=judged.proposal.plan.charge_units,
         )
         self._decisions.append(decision)
+
+
+def _stored(*tables: tuple[Rows, list[dict[str, Any]]]) -> Asked[None]:
+    """Rows of some tables, where there are any."""
+    return prepared.nothing([(table, rows) for table, rows in tables if rows])
 
 
 def _project_shares(

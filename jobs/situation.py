@@ -27,7 +27,9 @@ from jobs import projects
 from jobs.principal import Principal
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
+from kit import prepared
 from kit.clock import from_micros
+from kit.prepared import Asked, Each, Prepared
 from policies import revisions
 from policies.engine import Revision
 from privacy_gateway.errors import FieldError, Refused
@@ -47,19 +49,10 @@ def _prefixed(table: sa.Table, prefix: str) -> list[sa.ColumnElement[Any]]:
 
 # Built once: composing a statement costs more than running it, and these run on every quote.
 _ACTIVE = sa.and_(_REVISION.c.dataset_id == _DATASET.c.id, _REVISION.c.state == "active")
-_HERE = (
-    sa.select(_DATASET, *_prefixed(_POPULATION, "p_"), *_prefixed(_REVISION, "r_"))
-    .select_from(
-        _DATASET.join(_POPULATION, _POPULATION.c.id == _DATASET.c.population_id).outerjoin(
-            _REVISION, _ACTIVE
-        )
-    )
-    .where(_DATASET.c.id == sa.bindparam("dataset_id"))
-)
-_STANDING = (
+_STANDING = Prepared(
     sa.select(_DATASET.c.id, _DATASET.c.frozen, _REVISION.c.id.label("revision_id"))
     .select_from(_DATASET.outerjoin(_REVISION, _ACTIVE))
-    .where(_DATASET.c.id.in_(sa.bindparam("dataset_ids", expanding=True)))
+    .where(_DATASET.c.id == sa.bindparam("dataset_id"))
 )
 
 
@@ -82,19 +75,38 @@ def _of_last_job(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     )
 
 
-_PEOPLE = sa.select(
+_PERSON = sa.select(
     _QUOTA,
     _of_last_job(_JOB.c.ordinal).label("ordinal"),
     _of_last_job(_JOB.c.created_at).label("created_at"),
 )
-_PERSON = _PEOPLE.where(
-    _QUOTA.c.population_id == sa.bindparam("population_id"),
-    _QUOTA.c.researcher_id == sa.bindparam("researcher_id"),
-)
-_EVERYBODY = _PEOPLE.where(
-    sa.tuple_(_QUOTA.c.population_id, _QUOTA.c.researcher_id).in_(
-        sa.bindparam("people", expanding=True)
+_HERE = Prepared(
+    sa.select(
+        _DATASET,
+        *_prefixed(_POPULATION, "p_"),
+        *_prefixed(_REVISION, "r_"),
+        *_prefixed(_QUOTA, "q_"),
+        _of_last_job(_JOB.c.ordinal).label("q_ordinal"),
+        _of_last_job(_JOB.c.created_at).label("q_created_at"),
     )
+    .select_from(
+        _DATASET.join(_POPULATION, _POPULATION.c.id == _DATASET.c.population_id)
+        .outerjoin(_REVISION, _ACTIVE)
+        .outerjoin(
+            _QUOTA,
+            sa.and_(
+                _QUOTA.c.population_id == _DATASET.c.population_id,
+                _QUOTA.c.researcher_id == sa.bindparam("researcher_id"),
+            ),
+        )
+    )
+    .where(_DATASET.c.id == sa.bindparam("dataset_id"))
+)
+_PEOPLE = Each(
+    lambda population, researcher: _PERSON.where(
+        _QUOTA.c.population_id == population, _QUOTA.c.researcher_id == researcher
+    ),
+    [_QUOTA.c.population_id, _QUOTA.c.researcher_id],
 )
 
 
@@ -185,16 +197,39 @@ def read(
         Refused: `not_found` for a data set that is absent, has no active policy, or belongs to
             another owner, which look alike; for a project that the caller is no member of.
     """
-    row = session.connection().execute(_HERE, {"dataset_id": dataset_id}).one_or_none()
+    (row,) = prepared.ask(session, reading(principal, dataset_id))
+    return of_row(session, principal, dataset_id, row, project=project, revision=revision)
+
+
+def reading(principal: Principal, dataset_id: str) -> Asked[Any]:
+    """The row that `of_row` makes a situation of, None where there is none."""
+    wanted = {"dataset_id": dataset_id, "researcher_id": principal.id}
+    return Asked([(_HERE, wanted)], lambda answers: next(iter(answers[0].rows), None))
+
+
+def of_row(
+    session: Session,
+    principal: Principal,
+    dataset_id: str,
+    row: Any,
+    *,
+    project: str | None = None,
+    revision: Revision | None = None,
+) -> Situation:
+    """The situation that a row of `reading` tells of; see `read`.
+
+    Raises:
+        Refused: `not_found`.
+    """
     if row is None or (principal.role == "owner" and row.owner_id != principal.id):
         raise _nowhere(dataset_id)
     revision = revision or _revision(row)
     if revision is None:
         raise _nowhere(dataset_id)
     balance = balance_of(_Part(row, "p_"))
-    wanted = {"population_id": balance.population_id, "researcher_id": principal.id}
-    person = session.connection().execute(_PERSON, wanted).one_or_none()
-    past = _past(person, balance.terms.delta) if person else _nothing(balance, principal.id)
+    past = _nothing(balance, principal.id)
+    if row.q_researcher_id is not None:
+        past = _past(_Part(row, "q_"), balance.terms.delta)
     target = blocks.target(session, balance, block_of(cast("Dataset", row)))
     theirs = project_share(session, principal, balance, project)
     # The row is read-only and holds nothing of the session: a situation outlives its transaction.
@@ -245,20 +280,34 @@ def situation_of(
     )
 
 
-def standing(session: Session, dataset_ids: Iterable[str]) -> dict[str, tuple[bool, str | None]]:
+def standing(dataset_ids: Iterable[str]) -> Asked[dict[str, tuple[bool, str | None]]]:
     """Of each data set whether it is withdrawn, and the id of its active policy."""
-    wanted = {"dataset_ids": sorted(set(dataset_ids))}
-    rows = session.connection().execute(_STANDING, wanted)
-    return {row.id: (row.frozen, row.revision_id) for row in rows}
+    wanted = sorted(set(dataset_ids))
+    return Asked(
+        [(_STANDING, {"dataset_id": each}) for each in wanted],
+        lambda answers: {
+            row.id: (row.frozen, row.revision_id) for answer in answers for row in answer.rows
+        },
+    )
+
+
+def asking_pasts(session: Session, people: Iterable[tuple[str, str]]) -> Asked[list[Any]]:
+    """The rows that `pasts` is made of, as a part of a batch."""
+    wanted = [
+        {"population_id": population, "researcher_id": who} for population, who in sorted(people)
+    ]
+    return Asked(
+        _PEOPLE.calls(session, wanted),
+        lambda answers: [row for answer in answers for row in answer.rows],
+    )
 
 
 def pasts(
-    session: Session, balances: Mapping[str, Balance], people: Iterable[tuple[str, str]]
+    balances: Mapping[str, Balance], people: Iterable[tuple[str, str]], rows: Iterable[Any]
 ) -> dict[tuple[str, str], Past]:
-    """The past of several researchers by (population, researcher), read in one statement."""
-    wanted = sorted(set(people))
-    found = {key: _nothing(balances[key[0]], key[1]) for key in wanted}
-    for row in session.connection().execute(_EVERYBODY, {"people": wanted}):
+    """The past of several researchers by (population, researcher)."""
+    found = {key: _nothing(balances[key[0]], key[1]) for key in people}
+    for row in rows:
         key = (row.population_id, row.researcher_id)
         found[key] = _past(row, balances[key[0]].terms.delta)
     return found

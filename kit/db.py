@@ -11,16 +11,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
-from kit import patience
+from kit import liveness, patience
 
 BUSY_SECONDS = 30
+TURN_SECONDS = 2.0
+CACHE_KIB = 65_536
 
 
 class FifoLock:
@@ -52,6 +54,45 @@ class FifoLock:
                 self._held = False
 
 
+class Turns:
+    """Callers of one name go one after the other, in the order of their coming.
+
+    A courtesy and no lock: it keeps callers from crowding at a row lock of the database, where each
+    would hold a connection and any could be served last. Who has waited `patience` goes on, so that
+    a database that does not answer is not waited for by one after the other.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience = patience_seconds
+        self._guard = threading.Lock()
+        self._queues: dict[str, deque[threading.Event]] = {}
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Wait for the others of this name that came before, and let the next one go after."""
+        mine = threading.Event()
+        with self._guard:
+            queue = self._queues.setdefault(name, deque())
+            queue.append(mine)
+            first = queue[0] is mine
+        if not first:
+            mine.wait(self._patience)
+        try:
+            yield
+        finally:
+            self._leave(name, mine)
+
+    def _leave(self, name: str, mine: threading.Event) -> None:
+        with self._guard:
+            queue = self._queues[name]
+            first = queue[0] is mine
+            queue.remove(mine)
+            if not queue:
+                del self._queues[name]
+            elif first:
+                queue[0].set()
+
+
 class Database:
     """Engine, sessions and the two kinds of transaction.
 
@@ -74,7 +115,9 @@ class Database:
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
         if not self.is_sqlite:
             patience.install(self.engine, silence_seconds)
+            liveness.install(self.engine)
         self._writer = FifoLock()
+        self._turns = Turns(TURN_SECONDS)
 
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
@@ -87,6 +130,15 @@ class Database:
             session.connection(execution_options={"begin": "IMMEDIATE"})
             with _committing(session):
                 yield session
+
+    @contextmanager
+    def in_turn(self, name: str) -> Iterator[None]:
+        """Wait for one's turn at a row that many writers of this process want; see `Turns`.
+
+        SQLite's writers stand in one line as it is.
+        """
+        with nullcontext() if self.is_sqlite else self._turns.of(name):
+            yield
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -136,7 +188,6 @@ def _postgresql(url: sa.URL, pool_size: int) -> sa.Engine:
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
         connect_args={"connect_timeout": 5},
     )
 
@@ -151,6 +202,9 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
+            # Pages of a hot ledger stay at hand: reading them back from the file costs more than
+            # an insert. Memory is used as it is needed.
+            f"cache_size=-{CACHE_KIB}",
             "foreign_keys=ON",
             f"busy_timeout={BUSY_SECONDS * 1000}",
         ):

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from kit import prepared
 from kit.clock import from_micros, micros
 from kit.ids import new_id
+from kit.prepared import Rows
 from policies import archive
 from policies.activation import Examination, examine, refuse_unless_passed
 from policies.ask import Decision
@@ -36,7 +38,7 @@ _NUMBERING_ATTEMPTS = 8
 _ACTIVE = sa.select(_REVISION).where(
     _REVISION.c.dataset_id == sa.bindparam("dataset"), _REVISION.c.state == "active"
 )
-RECORD = sa.insert(_DECISION)
+RECORD = Rows(_DECISION)
 
 
 def draft(
@@ -179,7 +181,7 @@ def record(
     row = decision_row(
         decision, job_id=job_id, subject_id=subject_id, now=now, dataset_id=dataset_id, ids=ids
     )
-    session.execute(RECORD, row)
+    prepared.ask(session, prepared.nothing([(RECORD, [row])]))
     return str(row["id"])
 
 
