@@ -8,6 +8,7 @@ look at data. What the workers cannot run is in `jobs.runnable`.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 from jobs.settings import Settings
 from privacy_gateway.errors import invalid
@@ -136,10 +137,16 @@ def _at_least(field: str, value: float, floor: float) -> Rule | None:
 def _delta_small(delta: float, clients: int) -> Rule | None:
     """δ must be below what publishing one client's data outright would need, with a margin."""
     limit = Fraction(1, 10 * clients)
-    if Fraction(repr(delta)) <= limit:  # as written: 1e-4 is one in ten thousand
+    if _written(delta) <= limit:
         return None
     message = f"the budget's delta is {delta}; it must be at most 1/(10 · {clients})"
     return Rule(code=CODE, field="dataset", message=message, value=delta, limit=float(limit))
+
+
+@lru_cache(maxsize=1024)
+def _written(delta: float) -> Fraction:
+    """As it is written: 1e-4 is one in ten thousand."""
+    return Fraction(repr(delta))
 
 
 def _computable(flops: int, most: int) -> Rule | None:

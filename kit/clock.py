@@ -19,6 +19,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(maxsize=1024)
 def micros(moment: datetime) -> int:
     """Whole microseconds since 1970-01-01 UTC, exact; the stored form on both databases."""
     if moment.tzinfo is None:
@@ -27,6 +28,7 @@ def micros(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
+@lru_cache(maxsize=1024)
 def from_micros(value: int) -> datetime:
     """Inverse of `micros`."""
     seconds, rest = divmod(value, 1_000_000)

@@ -3,8 +3,9 @@
 A durable commit costs the same for one row and for a hundred, and a lock that everybody wants is
 handed over once a group instead of once a request. Requests are served in the order of their
 coming; each is answered only after the commit that holds its rows, and a request that fails leaves
-nothing and touches no other. Whoever comes while a group commits is in the next one, so a lone
-request never waits for company. This module must never answer before the commit.
+nothing and touches no other. Whoever comes while a group commits is in the next one. A lone request
+never waits for company; where the group before was of many, its callers are about to ask again, and
+the next one gives them `COMPANY_SECONDS`. This module must never answer before the commit.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Work = Callable[[Session, Sequence[Request]], Sequence[Answer | Exception]]
 
 LARGEST_GROUP = 64
 MOST_WAITING = 1000
+COMPANY_SECONDS = 0.002
 _DATABASE_DOWN = (OperationalError, InterfaceError)
 
 _log = log.get("kit")
@@ -82,6 +84,7 @@ class GroupCommit(Generic[Request, Answer]):
         self._queue: deque[_Waiting[Request, Answer]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._awaited = 1
 
     def submit(self, request: Request) -> Answer:
         """Wait until the request's group is durable, and answer what `work` said of it.
@@ -107,7 +110,8 @@ class GroupCommit(Generic[Request, Answer]):
                 # group did not commit has been told anything.
                 self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            if len(self._queue) >= self._awaited:
+                self._changed.notify()
         return waiting.take()
 
     def close(self) -> None:
@@ -136,9 +140,15 @@ class GroupCommit(Generic[Request, Answer]):
     def _next(self) -> list[_Waiting[Request, Answer]]:
         """The oldest requests, at most a group of them; none when closed and done."""
         with self._changed:
+            company, self._awaited = self._awaited, 1
             while not self._queue and not self._closed:
                 self._changed.wait()
-            size = min(len(self._queue), self._largest)
+            if len(self._queue) < company and not self._closed:
+                self._awaited = company
+                self._changed.wait_for(
+                    lambda: len(self._queue) >= company or self._closed, COMPANY_SECONDS
+                )
+            size = self._awaited = min(len(self._queue), self._largest)
             return [self._queue.popleft() for _ in range(size)]
 
     def _served(self, group: Sequence[_Waiting[Request, Answer]]) -> Sequence[Answer | Exception]:
