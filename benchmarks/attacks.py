@@ -138,7 +138,7 @@ THREATS = (
 def open_bench(stack: ExitStack, data: Registered, folder: Path, begin: Zygote) -> Bench:
     """Start the sandboxes and make the attackers' model."""
     bought = private.buy(ATTACKED, data.clients, EPSILON)
-    task = private.task_of(bought, data, 0)
+    task = private.task_of(bought, data, "seed 0")
     raw_task = task.model_copy(update={"clip_norm": UNBOUNDED, "shards": 1})
     turned = flipped_store(data.store, folder / "flipped")
 

@@ -40,6 +40,9 @@ from worker.steps import Stepper
 from worker.task import TrainingTask
 from worker.trainers import Data, Trainers
 
+# Told each round's number and how to measure then.
+Watch = Callable[[int, Callable[[], dict[str, float]]], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -128,7 +131,7 @@ def train(
     *,
     seed: int,
     begin: Start,
-    watch: Callable[[int, Callable[[], dict[str, float]]], None] | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, float]:
     """Metrics of the released model on the public test set.
 
@@ -137,27 +140,41 @@ def train(
         data: what it runs on.
         seed: names cohorts, noise and first weights.
         begin: starts sandboxes.
-        watch: told each round's number, and how to measure then; for looking for a recipe.
+        watch: told of each round; for looking for a recipe.
     """
-    task = task_of(bought, data, seed)
-    trainers = Trainers(
-        partial(_sandbox, begin), task, data.store, data.test_store, lambda kill: None
-    )
+    trainers = trainers_of(task_of(bought, data, f"seed {seed}"), data, begin)
+    with closing(trainers):
+        return trainers.evaluate(run(bought, trainers, source_of(bought, seed), watch).weights)
+
+
+def run(
+    bought: Bought,
+    trainers: Trainers,
+    source: NoiseSource,
+    watch: Watch | None = None,
+) -> ServerState:
+    """All rounds of a job, as `worker.coordinator` goes through those it has charged."""
 
     def ask(number: int, cohort: Clients, weights: Weights, clip: float | None) -> Sums:
         return trainers.round(number, cohort, weights, clip_norm=clip, group_clients=None)
 
-    with closing(trainers):
-        state = ServerState(trainers.initial_weights())
-        stepper, source = stepper_of(bought), source_of(bought, seed)
-        for number in range(1, bought.plan.rounds + 1):
-            state = stepper.step(state, number, source, ask)
-            if watch is not None:
-                watch(number, partial(trainers.evaluate, state.weights))
-        return trainers.evaluate(state.weights)
+    chosen = bought.request.algorithm.server_optimizer
+    stepper = Stepper(bought.plan, ServerOptimizer(**chosen.model_dump()))
+    state = ServerState(trainers.initial_weights())
+    for number in range(1, bought.plan.rounds + 1):
+        state = stepper.step(state, number, source, ask)
+        if watch is not None:
+            watch(number, partial(trainers.evaluate, state.weights))
+    return state
 
 
-def task_of(bought: Bought, data: Registered, seed: int) -> TrainingTask:
+def trainers_of(task: TrainingTask, data: Registered, begin: Start) -> Trainers:
+    """The sandboxes of a job."""
+    opened = partial(_sandbox, begin)
+    return Trainers(opened, task, data.store, data.test_store, lambda kill: None)
+
+
+def task_of(bought: Bought, data: Registered, job_id: str) -> TrainingTask:
     """What the sandbox is told, on all cores, once the model is known to fit the data."""
     modelspec.check_fit(
         bought.request.model.architecture,
@@ -168,14 +185,8 @@ def task_of(bought: Bought, data: Registered, seed: int) -> TrainingTask:
     )
     declared: dict[str, Any] = {"manifest": data.manifest.model_dump(mode="json")}
     row = Dataset(**declared)
-    task = training_task(f"seed {seed}", bought.request, bought.plan, row)
+    task = training_task(job_id, bought.request, bought.plan, row)
     return task.model_copy(update={"shards": cores()})
-
-
-def stepper_of(bought: Bought) -> Stepper:
-    """As the coordinator makes it."""
-    chosen = bought.request.algorithm.server_optimizer
-    return Stepper(bought.plan, ServerOptimizer(**chosen.model_dump()))
 
 
 def source_of(bought: Bought, seed: int) -> NoiseSource:

@@ -8,15 +8,26 @@ whose table has every ε and several seeds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from accounting.budget import terms_of
 from accounting.curve import price
-from accounting.plan import TrainingPlan
+from accounting.plan import TrainingPlan, plan_of
 from benchmarks import datasets, plot, private, recipes
+from benchmarks.datasets import Absent, Registered
 from benchmarks.private import Recipe
+from jobs import admission
+from privacy_gateway import schemas
+from privacy_gateway.manifest import Manifest
+from privacy_gateway.schemas import JobRequest
+from tests.audit import bench as audit
+from tests.support import market as markets
+from worker.noise import NoiseSource
+from worker.task import TrainingTask
 from worker.zygote import Zygote
 
 EPSILON = 8.0
@@ -55,6 +66,62 @@ def test_a_linear_model_within_epsilon_8(
 
     assert metrics["examples"] == data.test_examples
     assert metrics["accuracy"] >= least
+
+
+@pytest.mark.tensorflow
+@pytest.mark.slow
+def test_a_job_of_the_table_is_the_coordinators_bit_for_bit(tmp_path: Path, zygote: Zygote) -> None:
+    algorithm = {
+        "name": "dp_fedsgd",
+        "clip_norm": 0.5,
+        "server_optimizer": {"name": "momentum", "learning_rate": 0.3, "momentum": 0.9},
+    }
+    key, world = bytes(range(32)), audit.people()
+    (tmp_path / "gateway").mkdir()
+    with markets.engine(processes=1) as engine:
+        bench = audit.Bench(engine, tmp_path / "gateway", zygote)
+        with bench.market(world) as market:
+            body = audit.body(market, rounds=3, algorithm=algorithm)
+            request = schemas.parse(JobRequest, body)
+            job = admission.submit(market.services, markets.RESEARCHER, request, None).job
+            whole = bench.work(market, world, job.id, NoiseSource(key))
+    assert whole.completed
+
+    plan = plan_of(request, clients=len(world.sizes))
+    bought = private.Bought(request, plan, EPSILON, None)
+    with closing(private.trainers_of(*_as_registered(bought, bench, world, job.id), zygote)) as own:
+        state = private.run(bought, own, NoiseSource(key))
+
+    flat = np.concatenate([array.ravel() for array in state.weights]).astype(np.float64)
+    assert np.array_equal(flat, whole.weights[-1])
+
+
+def _as_registered(
+    bought: private.Bought, bench: audit.Bench, world: audit.World, job_id: str
+) -> tuple[TrainingTask, Registered]:
+    """The audit's people as the table's data, and the same job's task."""
+    manifest = Manifest(
+        name="people",
+        population="pop_1",
+        client="who",
+        features=("features",),
+        label="label",
+        format="npz",
+        classes=3,
+    )
+    store, count = bench.store(world), len(world.rows["label"])
+    data = Registered(
+        manifest, store, store, len(world.sizes), count, count, "float32", (audit.FEATURES,)
+    )
+    return private.task_of(bought, data, job_id), data
+
+
+def test_data_that_are_absent_are_named_with_what_would_help(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PRIVACY_GATEWAY_TEST_DATA", str(tmp_path))
+    with pytest.raises(Absent, match="PRIVACY_GATEWAY_TEST_DATA"):
+        recipes.WRITERS.make(tmp_path)
 
 
 @pytest.mark.parametrize("recipe", [*recipes.SETS, recipes.LSTM], ids=lambda recipe: recipe.name)
