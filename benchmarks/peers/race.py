@@ -88,7 +88,9 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             _race(name, given, pythons, sizes, speed, equal)
         # After each model, so that an hour's figures are not lost with the last one.
         if sizes.full:
-            bars.draw(PLOT, bars.groups_of(speed, USED), title="Clients a processor-second")
+            bars.draw(
+                PLOT, bars.groups_of(speed, USED), title="Clients a processor-second, logarithmic"
+            )
         yield speed
         yield equal
 

@@ -136,24 +136,15 @@ def _embedding(layer: dict[str, Any], weights: Tensors, values: Any) -> Any:
 
 
 def _lstm(layer: dict[str, Any], weights: Tensors, values: Any) -> Any:
-    """Gates in Keras' order; the products with the inputs are made for all steps at once."""
+    """Gates in Keras' order; products with the inputs for all steps at once, steps unrolled."""
     kernel, recurrent, bias = weights
-    inputs = tf.transpose(tf.tensordot(values, kernel, 1) + bias, [1, 0, 2])
-    zeros = tf.zeros([tf.shape(values)[0], layer["units"]], values.dtype)
-
-    def step(number: Any, hidden: Any, cell: Any) -> tuple[Any, Any, Any]:
-        gates = tf.split(inputs[number] + tf.matmul(hidden, recurrent), 4, axis=1)
+    inputs = tf.unstack(tf.tensordot(values, kernel, 1) + bias, axis=1)
+    hidden = cell = tf.zeros([tf.shape(values)[0], layer["units"]], values.dtype)
+    for given in inputs:
+        gates = tf.split(given + tf.matmul(hidden, recurrent), 4, axis=1)
         enter, forget, leave = (tf.sigmoid(gates[place]) for place in (0, 1, 3))
         cell = forget * cell + enter * tf.tanh(gates[2])
-        return number + 1, leave * tf.tanh(cell), cell
-
-    steps = int(values.shape[1])
-    _, hidden, _ = tf.while_loop(
-        lambda number, hidden, cell: number < steps,
-        step,
-        (tf.constant(0), zeros, zeros),
-        maximum_iterations=steps,
-    )
+        hidden = leave * tf.tanh(cell)
     return hidden
 
 
