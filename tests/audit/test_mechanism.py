@@ -217,11 +217,11 @@ def test_a_mutant_of_adaptive_clipping_is_found(
 
 
 SHRINK = "shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))"
-NORM = "norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.square(w)) for w in wide]))"
-STEPS = "return [tf.cast(w * factor, tf.int32) for w in safe]"
-PER_LAYER = """norms = [tf.maximum(tf.norm(w), 1e-300) for w in safe]
-    shrinks = [tf.minimum(clip_norm / n, 1.0) * GRID * _MARGIN / clip_norm for n in norms]
-    return [tf.cast(w * f, tf.int32) for w, f in zip(safe, shrinks)]"""
+STEPS = "steps = [tf.cast(tf.math.multiply_no_nan(w, factor), tf.int32) for w in wide]"
+PER_LAYER = """norms = [tf.maximum(tf.norm(w), 1e-300) for w in wide]
+    each = [tf.minimum(clip_norm / n, 1.0) * GRID * _MARGIN / clip_norm for n in norms]
+    held = [tf.where(finite, factor, 0.0) for factor in each]
+    steps = [tf.cast(tf.math.multiply_no_nan(w, f), tf.int32) for w, f in zip(wide, held)]"""
 UNTRUSTED: dict[str, tuple[tuple[str, str], ...]] = {
     "no clip": ((SHRINK, "shrink = tf.constant(1.0, tf.float64)"),),
     "a clip for each layer": (
