@@ -138,3 +138,42 @@ def test_the_calculator_answers_everything_at_once() -> None:
     assert calculate(TrainingPlan(3, 2, 10, 1.0), delta=1e-5).fit is None
     with pytest.raises(Refused):
         calculate(TrainingPlan(3383, 120, 100, 1.2), delta=1e-4)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        TrainingPlan(1000, 10, 50, 2.0),
+        TrainingPlan(1000, 100, 50, 30.0, sampling="none", algorithm="dp_ftrl"),
+        TrainingPlan(1000, 10, 50, 4.0, algorithm="dp_ftrl", bands=5),
+    ],
+    ids=["poisson", "tree", "banded"],
+)
+@pytest.mark.parametrize("epsilon", [2.0, 8.0])
+def test_the_most_rounds_fit_and_one_more_does_not(plan: TrainingPlan, epsilon: float) -> None:
+    account = budget(epsilon, 1e-5)
+    most = calibrate.most_rounds(account, plan)
+    assert most >= 1
+    assert fits(account, plan.changed(rounds=most))
+    assert most == calibrate.MAX_ROUNDS or not fits(account, plan.changed(rounds=most + 1))
+
+
+def test_where_not_even_one_tree_fits_there_are_no_rounds() -> None:
+    loud = TrainingPlan(1000, 100, 50, 0.3, sampling="none", algorithm="dp_ftrl")
+    banded = TrainingPlan(1000, 10, 50, 0.05, algorithm="dp_ftrl", bands=5)
+    for plan in (loud, banded, TrainingPlan(1000, 10, 50, 0.05)):
+        assert calibrate.most_rounds(budget(0.1, 1e-5), plan) == 0
+
+
+def test_a_price_that_no_account_can_hold_is_not_admitted() -> None:
+    mechanism = TrainingPlan(1000, 100, 1, 0.01).mechanism
+    assert not calibrate.admits(budget(8.0, 1e-5), mechanism, 10**12)
+
+
+def test_noise_that_adaptive_clipping_forbids_is_no_answer() -> None:
+    """Beyond 2σ_b there is no plan, so a search for more noise ends there."""
+    plan = TrainingPlan(1000, 2, 100, 0.1, clip_norm=None)
+    assert min_noise(budget(0.2, 1e-5), plan) is None
+    loose = min_noise(budget(10_000.0, 1e-5), plan)
+    assert loose is not None
+    assert loose < 0.2
