@@ -12,6 +12,7 @@ from accounting.book import Book
 from benchmarks import market as markets
 from jobs import admission, judgement, situation
 from jobs.tables import Job
+from kit import prepared
 from kit.ids import new_id
 from tests.support.market import Market
 
@@ -35,9 +36,9 @@ def age(market: Market, count: int) -> None:
         rows = [job | {"id": new_id("job"), "ordinal": ordinal} for ordinal in ordinals]
         with market.database.unit_of_work() as session:
             book = Book(ledger.lock(session, [market.population_id]))
-            past = situation.pasts(
-                session, {seen.balance.population_id: seen.balance}, [(market.population_id, me.id)]
-            )
+            people = [(market.population_id, me.id)]
+            (found,) = prepared.ask(session, situation.asking_pasts(session, people))
+            past = situation.pasts({market.population_id: seen.balance}, people, found)
             book.know(each.share for each in past.values())
             for row in rows:
                 book.reserve(
