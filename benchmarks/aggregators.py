@@ -60,8 +60,8 @@ def clipped_to_grid(updates: Matrix, clip_norm: float) -> npt.NDArray[np.int64]:
     finite = np.asarray(np.isfinite(updates).all(axis=1))
     safe = np.where(finite[:, None], updates, 0.0)
     # Squares of large numbers must not overflow: scale by the largest one first.
-    largest = np.maximum(np.abs(safe).max(axis=1, initial=0.0), 1e-300)[:, None]
-    norms = np.asarray(np.linalg.norm(safe / largest, axis=1))[:, None] * largest
-    shrink = np.minimum(1.0, clip_norm / np.maximum(norms, 1e-300))
+    largest = np.maximum(np.abs(safe).max(axis=1, initial=0.0), 1e-30)[:, None]
+    lengths = np.asarray(np.linalg.norm(safe / largest, axis=1))[:, None]
+    shrink = np.minimum(1.0, clip_norm / largest / np.maximum(lengths, 1e-30))
     steps = safe * shrink * (GRID * (1.0 - 2.0**-30) / clip_norm)
     return np.asarray(np.trunc(steps).astype(np.int64).sum(axis=0))

@@ -126,7 +126,7 @@ LSTM = Recipe(
             ],
         },
         rounds=40,
-        rate=2.0,
+        rate=6.0,
         client_optimizer={"learning_rate": 100.0},
     ),
     why="one seed: it takes several times as long to train",
