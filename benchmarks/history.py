@@ -1,4 +1,4 @@
-"""A long past for a market: one researcher's jobs and the sealed entries that reserved them."""
+"""A long past for a market: one researcher's jobs, their keys, and their sealed entries."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from accounting import ledger
 from accounting.book import Book
 from benchmarks import market as markets
 from jobs import admission, judgement, situation
-from jobs.tables import Job
+from jobs.tables import Idempotency, Job
 from kit import prepared
 from kit.ids import new_id
 from tests.support.market import Market
 
 CHUNK = 5_000
 _JOB = Job.__table__  # type: ignore[attr-defined]
+_KEY = Idempotency.__table__  # type: ignore[attr-defined]
 
 
 def age(market: Market, count: int) -> None:
@@ -53,3 +54,15 @@ def age(market: Market, count: int) -> None:
                 )
             book.write(session)
             session.connection().execute(sa.insert(_JOB), rows)
+            session.connection().execute(sa.insert(_KEY), [_key(row) for row in rows])
+
+
+def _key(job: dict[str, Any]) -> dict[str, Any]:
+    """The row of the key a job was asked for under."""
+    return {
+        "principal_id": job["researcher_id"],
+        "key": f"key of {job['id']}",
+        "request_hash": job["request_digest"],
+        "job_id": job["id"],
+        "created_at": job["created_at"],
+    }

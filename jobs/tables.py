@@ -181,6 +181,8 @@ class Idempotency(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("length(request_hash) = 64", name="idempotency_hash"),
         CheckConstraint("length(key) BETWEEN 1 AND 200", name="idempotency_key"),
+        # SQLite looks here whenever a job comes in under a key taken before it; see `job_id`.
+        Index("idempotency_job", "job_id"),
     )
 
     principal_id: str = Field(primary_key=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlmodel import SQLModel
 
 from jobs import admission
 from jobs.tables import Idempotency, Job, JobEvent, JobRelease, Outbox, Receipt
@@ -126,3 +127,23 @@ def test_nothing_belongs_to_a_job_that_is_not_there(market: Market, table: type[
     columns = sa.inspect(table).columns.keys()
     values = {name: value for name, value in filler.items() if name in columns}
     refuses(market, sa.insert(table).values(job_id="job_nowhere", **values))
+
+
+def test_a_job_inserted_after_its_key_is_found_among_the_keys_by_index() -> None:
+    """SQLite looks for children of a deferred foreign key at each insert into the parent."""
+    unread = [
+        f"{table.name}.{key.parent.name}"
+        for table in SQLModel.metadata.tables.values()
+        for key in (key for constraint in deferred(table) for key in constraint.elements)
+        if not any(key.parent is next(iter(index.columns)) for index in found_by(table))
+    ]
+    assert [table.name for table in SQLModel.metadata.tables.values() if deferred(table)]
+    assert unread == []
+
+
+def deferred(table: sa.Table) -> list[sa.ForeignKeyConstraint]:
+    return [each for each in table.foreign_key_constraints if each.deferrable]
+
+
+def found_by(table: sa.Table) -> list[Any]:
+    return [table.primary_key, *table.indexes]
