@@ -59,6 +59,8 @@ def released(session: Session, job: Job) -> bool:
 
 def metrics_shown(session: Session, job: Job) -> bool:
     """Whether figures about the model may be told now."""
+    if job.finished_at is None:  # nothing was released of a job that is not over
+        return False
     return bool(allowed(job) & _TELL_ABOUT_THE_MODEL) and released(session, job)
 
 

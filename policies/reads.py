@@ -66,7 +66,8 @@ def same(source: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bo
 
 def _at(document: Any, path: Path) -> Any:
     for member in path:
-        if not isinstance(document, Mapping) or member not in document:
+        # `dict` first: asking an abstract class costs more than the step.
+        if not isinstance(document, dict | Mapping) or member not in document:
             return _ABSENT
         document = document[member]
     return document

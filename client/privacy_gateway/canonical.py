@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from json.encoder import encode_basestring as encode_string
 from math import isfinite
 from typing import Any
 
@@ -25,10 +26,10 @@ _INT_DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 _PLAIN = frozenset({int, str, bool, type(None)})
-# Made once; `json.dumps` would make one for every value.
-_TEXT = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-).encode
+# Made once; `json.dumps` would make one for every value, and `encode` one for every tree.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
 
 
 def dumps(value: Any, *, floats: bool = False) -> bytes:
@@ -46,9 +47,11 @@ def dumps(value: Any, *, floats: bool = False) -> bytes:
     kind = type(value)
     if kind is int:  # the encoder is made for trees; a number alone is its digits
         return b"%d" % value
+    if kind is str:
+        return encode_string(value).encode("utf-8")
     if not floats and kind not in _PLAIN:
         _refuse_floats(value)
-    return _TEXT(value).encode("utf-8")
+    return _text(value).encode("utf-8")
 
 
 def members(value: Mapping[str, Any], *, floats: bool = False) -> dict[str, bytes]:
@@ -99,6 +102,20 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
     value = _parsed(data, unreadable)
     place, found = next(_places(value, ""))
     raise invalid(place or "body", found.message, value=found.text)
+
+
+def _written_by(encoder: json.JSONEncoder) -> Callable[[Any], str]:
+    """What `encoder.encode` writes, by an encoder in C that is made once, where there is one."""
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    write = make(
+        None, encoder.default, encode_string, None, ":", ",", encoder.sort_keys, False, False
+    )
+    return lambda value: "".join(write(value, 0))
+
+
+_text = _written_by(_ENCODER)
 
 
 @lru_cache(maxsize=4096)

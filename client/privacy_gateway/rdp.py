@@ -370,7 +370,7 @@ def epsilon_spent(epsilon_nano: int, limit: Sequence[int], spent: Iterable[int])
         return 0
     if len(vector) != len(limit):
         raise ValueError(f"Expected {len(limit)} orders, not {len(vector)}")
-    rooms = map(operator.sub, limit, vector)
-    room: int = max(left for bound, left in zip(limit, rooms, strict=True) if bound >= 0)
+    # The lengths are equal; `strict` and a generator would cost as much again as the sum.
+    room = max([bound - cost for bound, cost in zip(limit, vector) if bound >= 0])  # noqa: B905
     pico = epsilon_nano * (PICO // NANO) - room
     return max(0, -(-pico // (PICO // NANO)))
