@@ -89,7 +89,8 @@ def influence(bench: Bench) -> bool:
 def noise(bench: Bench) -> bool:
     """Nobody has a record: what is told is noise of standard deviation zC, fresh each time."""
     told = totals(bench, nobody(), [Keys(noise=seed) for seed in range(SEEDS)])
-    return is_gaussian(np.concatenate(told), NOISE * CLIP)
+    fresh = len(np.unique(told, axis=0)) == SEEDS
+    return fresh and is_gaussian(np.concatenate(told), NOISE * CLIP)
 
 
 def denominator(bench: Bench) -> bool:

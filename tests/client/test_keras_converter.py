@@ -15,7 +15,7 @@ pytestmark = pytest.mark.tensorflow
 
 SEQUENCES = {"input": {"shape": [7, 3]}, "rank": 2}
 IMAGES = {"input": {"shape": [9, 8, 4]}, "rank": 3}
-VECTORS = {"input": {"shape": [12]}, "rank": 1}
+FLAT = {"input": {"shape": [12]}, "rank": 1}
 TEXTS = {"input": {"shape": [6], "dtype": "int32"}, "rank": 2}
 
 _few = st.integers(1, 4)
@@ -94,7 +94,7 @@ _BY_RANK = {
 @st.composite
 def specifications(draw: st.DrawFn) -> modelspec.ModelSpec:
     """A random chain of layers that fit, over vectors, sequences or images."""
-    start = draw(st.sampled_from([VECTORS, SEQUENCES, IMAGES, TEXTS]))
+    start = draw(st.sampled_from([FLAT, SEQUENCES, IMAGES, TEXTS]))
     rank, layers = start["rank"], []
     if start is TEXTS:
         sizes = {"input_dim": draw(_few), "output_dim": draw(_few)}
@@ -119,7 +119,7 @@ def graphs(draw: st.DrawFn) -> modelspec.ModelSpec:
     Each step adds a layer to any earlier value of a rank, or merges two that fit; loose ends are
     flattened and joined, so that every layer is used.
     """
-    start = draw(st.sampled_from([VECTORS, SEQUENCES, IMAGES]))
+    start = draw(st.sampled_from([FLAT, SEQUENCES, IMAGES]))
     layers: list[dict[str, Any]] = [{"type": "Activation", "activation": "tanh", "inputs": [-1]}]
     for _ in range(draw(st.integers(2, 6))):
         source = draw(st.integers(0, len(layers) - 1))
@@ -205,7 +205,7 @@ def _every_layer() -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     sequence, image = SEQUENCES["input"], IMAGES["input"]
     two = {"pool_size": 3, "strides": 2, "padding": "same"}
     plain: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-        "Dense": (VECTORS["input"], {"units": 5, "activation": "gelu"}),
+        "Dense": (FLAT["input"], {"units": 5, "activation": "gelu"}),
         "Conv1D": (sequence, {"filters": 4, "kernel_size": 3, "padding": "causal"}),
         "Conv2D": (image, {"filters": 4, "kernel_size": [3, 2], "strides": 2}),
         "DepthwiseConv2D": (image, {"kernel_size": 3, "depth_multiplier": 2}),
@@ -218,15 +218,15 @@ def _every_layer() -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
         "GlobalMaxPooling2D": (image, {}),
         "GlobalAveragePooling2D": (image, {}),
         "Flatten": (image, {}),
-        "Reshape": (VECTORS["input"], {"target_shape": [3, 4]}),
+        "Reshape": (FLAT["input"], {"target_shape": [3, 4]}),
         "Embedding": ({"shape": [6], "dtype": "int32"}, {"input_dim": 9, "output_dim": 4}),
         "SimpleRNN": (sequence, {"units": 4, "return_sequences": True}),
         "LSTM": (sequence, {"units": 4}),
         "GRU": (sequence, {"units": 4, "return_sequences": True}),
-        "Dropout": (VECTORS["input"], {"rate": 0.25}),
+        "Dropout": (FLAT["input"], {"rate": 0.25}),
         "LayerNormalization": (sequence, {"epsilon": 1e-5}),
         "GroupNormalization": (image, {"groups": 2, "epsilon": 1e-4}),
-        "Activation": (VECTORS["input"], {"activation": "softplus"}),
+        "Activation": (FLAT["input"], {"activation": "softplus"}),
     }
     models = {
         name: (start, [{"type": name, **options}]) for name, (start, options) in plain.items()
@@ -234,7 +234,7 @@ def _every_layer() -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     arms: list[dict[str, Any]] = [{"type": "Dense", "units": 4} for _ in range(2)]
     arms[1]["inputs"] = [-1]
     for name in ("Add", "Concatenate"):
-        models[name] = (VECTORS["input"], [*arms, {"type": name, "inputs": [0, 1]}])
+        models[name] = (FLAT["input"], [*arms, {"type": name, "inputs": [0, 1]}])
     return models
 
 

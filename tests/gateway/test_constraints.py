@@ -61,6 +61,7 @@ ROWS: Final[dict[str, Row]] = {
         "created_at": 1, "activated_at": 2, "activated_by": "usr_1", "superseded_at": 3,
         "checked_at": 1, "tested_at": 1, "shadowed_at": None,
     },
+    "policy_library": {"digest": HASH, "texts": "{}", "created_at": 1},
     "decision": {
         "id": "dec_1", "dataset_id": "ds_1", "subject_id": "usr_2", "revision_id": "pol_1",
         "revision_number": 1, "revision_digest": HASH, "library_digest": HASH, "outcome": "deny",
@@ -161,6 +162,7 @@ BROKEN: Final[dict[str, Row]] = {
     "ck_policy_revision_checked": {"checked_at": None},
     "ck_policy_revision_tested": {"tested_at": None, "shadowed_at": 1},
     "ck_policy_revision_text": {"source": ""},
+    "ck_policy_library_digest": {"digest": "short"},
     "ck_decision_outcome": {"outcome": "perhaps", "code": None},
     "ck_decision_fault_denies": {"outcome": "allow", "code": None, "fault": "timeout"},
     "ck_decision_latency": {"latency_us": -1},

@@ -89,9 +89,9 @@ def test_the_unforeseen_says_only_that_it_was(
     def broken() -> datetime:
         raise RuntimeError("password hunter2 in /srv/secret")
 
-    world = replace(services, clock=broken)
-    with running(settings.model_copy(update={"housekeeping": False}), world) as house:
+    with running(settings.model_copy(update={"housekeeping": False}), services) as house:
         house.add("owner", "owner")
+        house.app.state.services = replace(house.services, clock=broken)
         with house.client("owner") as client:
             answer = client.get("/v1/me")
 
