@@ -69,6 +69,7 @@ def writers(folder: Path) -> Registered:
         label="y_train",
         test_features="x_test",
         test_label="y_test",
+        test_public=True,
         classes=10,
         scale=1 / 255,
     )
@@ -94,6 +95,7 @@ def patients(folder: Path) -> Registered:
         label="y",
         test_features="test_x",
         test_label="test_y",
+        test_public=True,
         classes=2,
     )
 
@@ -113,6 +115,7 @@ def demo_digits(folder: Path) -> Registered:
         label="digit",
         test_features="test_image",
         test_label="test_digit",
+        test_public=True,
         classes=10,
         scale=1 / 255,
     )
@@ -146,6 +149,7 @@ def speakers(folder: Path) -> Registered:
         label="y",
         test_features="test_x",
         test_label="test_y",
+        test_public=True,
         classes=len(ALPHABET),
         examples_per_client=100,
     )

@@ -132,7 +132,10 @@ def get(session: Session, dataset_id: str) -> Dataset:
 
 
 def has_public_test(row: Dataset) -> bool:
-    """Whether there are test records that the owner declared public when registering."""
+    """Whether there are test records that the owner declared public when registering.
+
+    Versions from before the word existed were registered with public ones only.
+    """
     return row.test_examples > 0 and bool(row.manifest.get("test_public", True))
 
 

@@ -145,11 +145,7 @@ def _check_manifest(manifest: Manifest) -> None:
         "manifest.test_fraction",
         "and named test records are two ways to say the same; use one",
     )
-    check(
-        manifest.test_public or named or manifest.test_fraction is not None,
-        "manifest.test_public",
-        "speaks of test records, and the manifest names none",
-    )
+    _check_said(manifest, test_records=named or manifest.test_fraction is not None)
     check_vocabulary(manifest)
     for name in ("feature_range", "label_range"):
         bounds = getattr(manifest, name)
@@ -163,6 +159,18 @@ def _check_manifest(manifest: Manifest) -> None:
         "manifest.features",
         "features, label, client and test are different columns",
     )
+
+
+def _check_said(manifest: Manifest, *, test_records: bool) -> None:
+    """Nobody's records become public because an owner said nothing."""
+    field, said = "manifest.test_public", manifest.test_public is not None
+    check(
+        said or not test_records,
+        field,
+        "test records need a word: true (public, anybody's models are measured on them without "
+        "noise) or false (kept out of training, and nothing is measured)",
+    )
+    check(test_records or not said, field, "speaks of test records, and the manifest names none")
 
 
 def _members(records: Records, people: Codes, key: MemberKey) -> tuple[bytes, ...]:
@@ -253,7 +261,7 @@ def _digest(
             # Only where it is not as ever: digests of earlier versions stay what they were.
             **({} if manifest.cohort == "secret" else {"cohort": manifest.cohort}),
             **({} if manifest.vocabulary is None else {"vocabulary": manifest.vocabulary}),
-            **({} if manifest.test_public else {"test_public": False}),
+            **({"test_public": False} if manifest.test_public is False else {}),
         }
     )
     return hmac.new(key, content, hashlib.sha256).hexdigest()

@@ -29,9 +29,10 @@ class Manifest(Strict):
 
     Public test records: `test` names a 0/1 column that marks them; `test_features` and `test_label`
     name separate arrays (NPZ); `test_fraction` makes about this share of the people public test
-    people, chosen by a keyed hash of their ids, the same ones in every file of the owner. What is
-    named so is public: every job tells figures of its model on it without noise, and evaluations on
-    it are free. `test_public: false` takes them out of training all the same, and tells nothing.
+    people, chosen by a keyed hash of their ids, the same ones in every file of the owner. Whoever
+    names some also says `test_public`: `true` makes them public, so every job tells figures of its
+    model on them without noise, and evaluations of released and uploaded models on them are free;
+    `false` takes them out of training all the same, and tells nothing.
 
     `block` names people of the population who are in no other block: jobs on the file then count
     for them alone. Their ids are compared as keyed hashes; without it, jobs count for everybody.
@@ -61,7 +62,7 @@ class Manifest(Strict):
     test_features: Name | None = None
     test_label: Name | None = None
     test_fraction: Annotated[float, Field(gt=0, le=0.9)] | None = None
-    test_public: bool = True
+    test_public: bool | None = None
     examples_per_client: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     scale: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     block: Identifier | None = None

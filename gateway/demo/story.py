@@ -197,6 +197,7 @@ def _register(owner: Domain, name: str, file: Path, clients: int) -> Dataset:
         "classes": 10,
         "test_features": "test_image",
         "test_label": "test_digit",
+        "test_public": True,
         "examples_per_client": 20,
         "scale": 1 / 255,
     }

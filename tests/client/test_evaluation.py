@@ -61,7 +61,7 @@ def public(house: House, tmp_path: Path) -> str:
         shown=np.zeros((PUBLIC, 2, 2), np.uint8),
         named=np.arange(PUBLIC) % 3,
     )
-    told = {"test_features": "shown", "test_label": "named", "name": "open"}
+    told = {"test_features": "shown", "test_label": "named", "test_public": True, "name": "open"}
     manifest = manifest_of(house.dataset.view.population) | told
     dataset = house.owner.owner.register_dataset(manifest, file)
     tests = POLICY.with_name("price_cap_test.rego").read_text(encoding="utf-8")

@@ -291,7 +291,7 @@ def test_a_share_of_public_test_people_is_drawn_at_registration(
     """The refusal tells how many stay private; a population of so many takes the same file."""
     rows = Rows([f"p{number}" for number in range(80)], np.zeros((80, 2), np.float32), [0] * 80)
     content = write("npz", tmp_path / "file", rows).read_bytes()
-    of = {**rows.manifest("npz"), "test_fraction": 0.25}
+    of = {**rows.manifest("npz"), "test_fraction": 0.25, "test_public": False}
     first = open_population(gateway, clients=80)
 
     problem = gateway.refused(

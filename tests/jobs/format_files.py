@@ -20,6 +20,7 @@ from tests.support.owner_files import (
     Rows,
     write,
 )
+from tests.support.test_records import said
 
 SECRET = "4217.25"
 
@@ -32,7 +33,7 @@ ROWS = Rows(
 
 def manifest(**changes: Any) -> Manifest:
     base = {"name": "digits", "population": "pop_1", "classes": 3, **ROWS.manifest("parquet")}
-    return Manifest(**(base | changes))
+    return Manifest(**(base | said(changes)))
 
 
 class Files:

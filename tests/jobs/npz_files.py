@@ -13,6 +13,7 @@ from jobs.ingest_source import LIMITS, Limits
 from kit.ragged import RaggedStore
 from privacy_gateway.errors import Refused
 from privacy_gateway.manifest import Manifest
+from tests.support.test_records import said
 
 SECRET = "4217.25"
 
@@ -28,7 +29,7 @@ def manifest(**changes: Any) -> Manifest:
         "format": "npz",
         "classes": 3,
     }
-    return Manifest(**(base | changes))
+    return Manifest(**(base | said(changes)))
 
 
 def columns(**changes: Any) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_a_version_is_found_again_with_all_that_jobs_need(
 def test_a_state_directory_may_move(house: Database, source: Path, tmp_path: Path) -> None:
     public = {"shown": np.zeros((5, 2, 2), np.uint8), "named": [0, 1, 0, 1, 0]}
     np.savez(source, **np.load(source), **public)
-    split = {"test_features": "shown", "test_label": "named"}
+    split = {"test_features": "shown", "test_label": "named", "test_public": True}
     with house.unit_of_work() as session:
         made = register(session, source, tmp_path, **split).id
     (tmp_path / "state").rename(tmp_path / "elsewhere")

@@ -137,6 +137,15 @@ def test_there_is_nothing_to_keep_where_no_test_records_are_named(files: Files) 
     files.refused(files.npz(), "manifest.test_public", test_public=False)
 
 
+@pytest.mark.parametrize(
+    "naming",
+    [{"test": "held"}, {"test_features": "x", "test_label": "y"}, {"test_fraction": 0.5}],
+    ids=lambda naming: next(iter(naming)),
+)
+def test_nobodys_records_become_public_by_silence(files: Files, naming: dict[str, Any]) -> None:
+    files.refused(files.npz(), "manifest.test_public", **naming, test_public=None)
+
+
 def test_nobody_is_both_in_training_and_in_test(files: Files) -> None:
     refusal = files.refused(
         files.npz(held=np.array([1, 0, 0, 0, 0, 0])), "manifest.test", test="held"
