@@ -94,6 +94,10 @@ class Turns:
                 queue[0].set()
 
 
+# Of PostgreSQL; SQLite's readers have a snapshot as it is.
+_SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
 class Database:
     """Engine, sessions and the two kinds of transaction.
 
@@ -143,14 +147,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A reading transaction: sees one snapshot, never commits."""
+        """A reading transaction: sees one snapshot; what it writes is refused, or does not last."""
         with Session(self.engine, expire_on_commit=False) as session:
+            if not self.is_sqlite:
+                session.connection(execution_options=_SNAPSHOT)
             try:
                 yield session
-            finally:
-                # A rollback would forget the attributes of what was read; it stays usable.
+            except BaseException:
                 session.expunge_all()
                 session.rollback()
+                raise
+            # What was read stays usable; a rollback would forget its attributes.
+            session.expunge_all()
+            # After a rollback psycopg forgets every statement the server has prepared for it, and
+            # making their plans again costs more than reading. The server lets nothing be written.
+            session.rollback() if self.is_sqlite else session.commit()
 
     def create_all(self) -> None:
         """Make every registered table; for tests and first starts (migrations do the rest)."""

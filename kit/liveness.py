@@ -40,7 +40,7 @@ def _alive(connection: psycopg.Connection[Any], idle_seconds: float) -> bool:
         return True
     try:
         connection.execute("SELECT 1")
-        connection.rollback()
+        connection.commit()  # a rollback would forget what is prepared, see `kit.db`
     except psycopg.Error:
         return False
     return True

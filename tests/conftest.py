@@ -115,15 +115,19 @@ def sqlite_database(sqlite_url: str) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture
+def postgresql_database(postgres_database_url: str) -> Iterator[Database]:
+    """PostgreSQL with every table."""
+    database = Database(postgres_database_url)
+    yield database
+    database.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest) -> Database:
     """The same test on both databases."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_database")
-        return
-    handle = Database(request.getfixturevalue("postgres_database_url"))
-    yield handle
-    handle.close()
+    made: Database = request.getfixturevalue(f"{request.param}_database")
+    return made
 
 
 @pytest.fixture(scope="session")

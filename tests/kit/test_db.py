@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import sqlalchemy as sa
@@ -51,10 +52,31 @@ def test_read_check_write_is_atomic_under_contention(counter: Database) -> None:
     assert _value(counter) == 10
 
 
-def test_a_reader_sees_one_snapshot_and_cannot_leave_a_change(counter: Database) -> None:
-    with counter.read() as session:
+def test_a_reader_cannot_leave_a_change(counter: Database) -> None:
+    # SQLite's writes in a reading transaction are rolled back; PostgreSQL does not take them.
+    refused = nullcontext() if counter.is_sqlite else pytest.raises(sa.exc.InternalError)
+    with refused, counter.read() as session:
         session.execute(sa.update(_COUNTER).values(n=5))
     assert _value(counter) == 0
+
+
+def test_a_reader_sees_one_snapshot(counter: Database) -> None:
+    with counter.read() as session:
+        assert session.scalar(sa.select(_COUNTER.c.n)) == 0
+        with counter.unit_of_work() as writing:
+            writing.execute(sa.update(_COUNTER).values(n=5))
+        assert session.scalar(sa.select(_COUNTER.c.n)) == 0
+    assert _value(counter) == 5
+
+
+def test_a_writer_inherits_nothing_of_a_reader(postgresql_database: Database) -> None:
+    """The pool hands the same connection to both."""
+    said = []
+    for transaction in (postgresql_database.read, postgresql_database.unit_of_work):
+        with transaction() as session:
+            names = ("transaction_isolation", "transaction_read_only")
+            said.append([session.scalar(sa.text(f"SHOW {name}")) for name in names])
+    assert said == [["repeatable read", "on"], ["read committed", "off"]]
 
 
 def test_waiters_are_served_in_the_order_of_their_coming() -> None:

@@ -130,6 +130,20 @@ def test_a_pooled_connection_that_was_ended_is_replaced_before_it_is_used(
     assert present != idle
 
 
+def test_what_the_server_has_prepared_outlives_a_transaction(postgresql_database: Database) -> None:
+    """Reading ends in no rollback, after which the driver would forget all its statements."""
+    _PLACES.create_all(postgresql_database.engine)
+    kept = sa.text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%place%'")
+    for transaction in (postgresql_database.read, postgresql_database.unit_of_work):
+        with transaction() as session:
+            prepared.ask(session, _found("a"))
+            pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        with postgresql_database.read() as session:
+            assert session.scalar(sa.text("SELECT pg_backend_pid()")) == pid
+            assert session.scalar(kept) == 1
+            session.execute(sa.text("DEALLOCATE ALL"))
+
+
 def _terminate(database: Database, pid: int) -> None:
     end = sa.text("SELECT pg_terminate_backend(:pid, 5000)")
     with database.read() as session:
