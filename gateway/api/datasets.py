@@ -127,7 +127,7 @@ def register(
             now=services.clock(),
             new_id=services.new_id,
         )
-        return _view(session, row)
+        return _view(session, row, caller)
 
 
 @router.get("")
@@ -135,7 +135,11 @@ def list_datasets(services: Outside, caller: Anybody, asked: PageAsked) -> Page[
     """The versions one may see: one's own, or those with an active policy."""
     with services.database.read() as session:
         return page(
-            session, scope.datasets(caller), _DATASET.c.id, asked, lambda row: _view(session, row)
+            session,
+            scope.datasets(caller),
+            _DATASET.c.id,
+            asked,
+            lambda row: _view(session, row, caller),
         )
 
 
@@ -143,7 +147,7 @@ def list_datasets(services: Outside, caller: Anybody, asked: PageAsked) -> Page[
 def show(services: Outside, caller: Anybody, dataset_id: str) -> DatasetView:
     """One version: metadata, schema and the ids of its assets."""
     with services.database.read() as session:
-        return _view(session, scope.dataset(session, caller, dataset_id))
+        return _view(session, scope.dataset(session, caller, dataset_id), caller)
 
 
 @router.get("/{dataset_id}/mock", responses=_MOCK, response_class=Response)
@@ -194,10 +198,11 @@ def _set_frozen(
             actor_id=caller.id,
             now=services.clock(),
         )
-        return _view(session, row)
+        return _view(session, row, caller)
 
 
-def _view(session: Session, row: Dataset) -> DatasetView:
+def _view(session: Session, row: Dataset, caller: Principal) -> DatasetView:
+    public = catalogue.has_public_test(row)
     population = session.get_one(Population, row.population_id)
     active = sa.select(_REVISION.c.number).where(
         _REVISION.c.dataset_id == row.id, _REVISION.c.state == "active"
@@ -215,8 +220,9 @@ def _view(session: Session, row: Dataset) -> DatasetView:
         feature_shape=row.feature_shape,
         label=str(row.manifest.get("label", "")),
         classes=row.classes,
-        test_examples=row.test_examples,
-        test_public=catalogue.has_public_test(row),
+        # How many records are kept from everybody is a number of people's data.
+        test_examples=row.test_examples if public or caller.role != "researcher" else 0,
+        test_public=public,
         tags=row.tags,
         block=row.manifest.get("block"),
         policy=session.scalar(active),
