@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,12 +106,22 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'gateway.db'}"
 
 
-@pytest.fixture
-def sqlite_database(sqlite_url: str) -> Iterator[Database]:
-    """SQLite with every table."""
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed file with every table: a copy takes a fiftieth of the time of making one."""
     _import_tables()
+    path = tmp_path_factory.mktemp("template") / "house.db"
+    template = Database(f"sqlite:///{path}")
+    template.create_all()
+    template.close()
+    return path
+
+
+@pytest.fixture
+def sqlite_database(sqlite_url: str, _sqlite_template: Path) -> Iterator[Database]:
+    """SQLite with every table."""
+    shutil.copy(_sqlite_template, sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
-    database.create_all()
     yield database
     database.close()
 

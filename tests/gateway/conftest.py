@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -105,11 +106,21 @@ def settings(tmp_path: Path) -> GatewaySettings:
     )
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed SQLite file after all migrations, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "gateway.db"
+    database = Database(f"sqlite:///{path}")
+    schema.upgrade(database)
+    database.close()
+    return path
+
+
 @pytest.fixture
-def services(settings: GatewaySettings, engine: PolicyEngine) -> Iterator[Services]:
+def services(settings: GatewaySettings, engine: PolicyEngine, migrated: Path) -> Iterator[Services]:
     settings.state_dir.mkdir()
     database = Database(settings.database())
-    schema.upgrade(database)
+    shutil.copy(migrated, database.url.database or "")
     yield Services(settings, database, engine)
     database.close()
 
