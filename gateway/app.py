@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from gateway import openapi, problems
@@ -33,6 +33,7 @@ from gateway.api import (
     sweeps,
     weights,
 )
+from gateway.body import no_zero_byte
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
@@ -125,6 +126,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(no_zero_byte)],
         docs_url=None,
         redoc_url=None,
         telemetry=NO_TELEMETRY,

@@ -21,6 +21,8 @@ from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.schemas import parse
 
 MANIFEST_BYTES = 65_536
+_ZERO, _ESCAPED_ZERO = "\x00", b"\\u0000"
+_HOLDS_ZERO = "holds a zero byte"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,12 +46,27 @@ class StrictJson(Generic[Model]):
     model: type[Model]
 
     def __call__(self, request: Request, _read: None = Depends(read_raw)) -> Model:
-        return parse(self.model, loads_strict(request.state.raw_body))
+        value = loads_strict(request.state.raw_body)
+        if _ESCAPED_ZERO in request.state.raw_body:
+            _refuse_zero_bytes(value, "")
+        return parse(self.model, value)
 
 
 def json_body(model: type[BaseModel]) -> Any:
     """The body, parsed as `model`; goes into `Annotated[Model, …]` of an endpoint."""
     return Depends(StrictJson(model))
+
+
+async def no_zero_byte(request: Request) -> None:
+    """Refuse a zero byte in path or query: no name holds one, and PostgreSQL takes no text with it.
+
+    Raises:
+        Refused: `invalid_request` on `path` or `query`.
+    """
+    if _ZERO in request.scope["path"]:
+        raise invalid("path", _HOLDS_ZERO)
+    if b"%00" in request.scope["query_string"]:
+        raise invalid("query", _HOLDS_ZERO)
 
 
 def media_type_of(headers: Headers) -> str:
@@ -106,6 +123,20 @@ def form_file(form: FormData, name: str) -> UploadFile:
     if not isinstance(value, UploadFile):
         raise invalid(name, "is needed, as a file of the form")
     return value
+
+
+def _refuse_zero_bytes(value: Any, path: str) -> None:
+    """The same in a JSON body, named by its member."""
+    if isinstance(value, str):
+        if _ZERO in value:
+            raise invalid(path or "body", _HOLDS_ZERO)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _refuse_zero_bytes(name, path)
+            _refuse_zero_bytes(member, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            _refuse_zero_bytes(member, f"{path}[{index}]")
 
 
 def too_large(limit: int) -> Refused:
