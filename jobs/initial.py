@@ -40,7 +40,7 @@ def refuse_unknown(session: Session, principal: Principal, request: JobRequest) 
     initial = request.initial
     if initial is None:
         return
-    wanted = tuple(modelspec.measure(request.model.architecture).weight_shapes)
+    wanted = tuple(modelspec.size_of(request.model.architecture).weight_shapes)
     if initial.job is None:
         field, named = "initial.weights", initial.weights or ""
         shapes = _uploaded_shapes(session, principal, named, field)
@@ -67,7 +67,7 @@ def load(session: Session, researcher_id: str, initial: Initial, spec: ModelSpec
     if data is None:
         raise ValueError("Expected first weights that are still kept")
     arrays = [np.asarray(array, np.float32) for array in tensors.from_npz(data).values()]
-    if _shapes_of(arrays) != tuple(modelspec.measure(spec).weight_shapes):
+    if _shapes_of(arrays) != tuple(modelspec.size_of(spec).weight_shapes):
         raise ValueError("Expected first weights in the shapes of the architecture")
     return arrays
 

@@ -261,7 +261,7 @@ def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     if published is None:
         return ServerState(work.first_weights or trainers.initial_weights())
     if published.server_state is not None:
-        shapes = modelspec.measure(work.task.model).weight_shapes
+        shapes = modelspec.size_of(work.task.model).weight_shapes
         return ServerState.from_bytes(published.server_state, shapes)
     weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
     return ServerState(weights, step=published.round)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from kit import ragged, ragged_subset
 from kit.ragged import Manifest
 from kit.ragged_subset import Subset
-from privacy_gateway.modelspec import measure
+from privacy_gateway.modelspec import size_of
 from worker.aggregate import AggregateInvalid, Weights, check_count, check_sum, check_weights
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
 from worker.start import Child, Ends, Execute, Start, tasks_of_account
@@ -105,7 +105,7 @@ class Sandbox:
             start: how it begins; executed afresh by default.
         """
         self.task = task
-        self.size = measure(task.model)
+        self.size = size_of(task.model)
         self._stores: dict[str, Path | Subset | None] = {"train": store, "test": test_store}
         self._limits = limits or Limits()
         self._log_path = log_path

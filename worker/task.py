@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from privacy_gateway.modelspec import Loss, ModelSpec, measure
+from privacy_gateway.modelspec import Loss, ModelSpec, size_of
 
 # Updates are sums of whole steps of C/GRID.
 GRID = 1 << 20
@@ -83,7 +83,7 @@ class TrainingTask(BaseModel):
         """Shapes of the arrays that a round sums, without the count of `count_unclipped`."""
         if self.release == "evaluation":
             return [(len(self.metric_names) + 1,)]
-        return [tuple(shape) for shape in measure(self.model).weight_shapes]
+        return [tuple(shape) for shape in size_of(self.model).weight_shapes]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -240,6 +240,15 @@ def measure(
     return ModelSize(parameters, held, flops, tuple(weights), values[-1].shape)
 
 
+def size_of(spec: ModelSpec) -> ModelSize:
+    """Size of a model that was let in before: the limits of whoever let it in are not known here.
+
+    Raises:
+        Refused: `model_refused`, when shapes do not fit together or a layer's output is never used.
+    """
+    return measure(spec, limits=_UNLIMITED)
+
+
 def layer_type(name: str) -> type[Layer] | None:
     """The layer of that name, None when it is not on the list."""
     return _LAYERS.get(name)

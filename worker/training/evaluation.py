@@ -14,7 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kit.ragged import RaggedStore
-from privacy_gateway.modelspec import measure
+from privacy_gateway.modelspec import size_of
 from worker.task import METRIC_BOUNDS, TrainingTask
 from worker.training.algorithms.registry import ClientRows, LocalUpdate
 from worker.training.models import Model
@@ -30,7 +30,7 @@ class Evaluation:
         self._features = store.column(task.features)
         self._labels = store.column(task.label)
         self._names = model.metric_names
-        self._batch = max(1, min(4096, _BATCH_BYTES // measure(task.model).activation_bytes))
+        self._batch = max(1, min(4096, _BATCH_BYTES // size_of(task.model).activation_bytes))
 
         @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
         def totals(weights: list[Any], features: Any, labels: Any) -> list[Any]:
@@ -62,7 +62,7 @@ def client_totals(task: TrainingTask, model: Model) -> LocalUpdate:
     totals to count stays its mean metric. A value that is not finite counts as the bound.
     """
     bounds = [METRIC_BOUNDS[name] for name in model.metric_names]
-    part = max(1, min(4096, _BATCH_BYTES // max(1, measure(task.model).activation_bytes)))
+    part = max(1, min(4096, _BATCH_BYTES // max(1, size_of(task.model).activation_bytes)))
     largest = task.clip_norm / float(np.sqrt(len(bounds) + 1))
 
     def within(value: Any, bound: float) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from privacy_gateway.modelspec import measure
+from privacy_gateway.modelspec import size_of
 from worker.task import ClientOptimizer, TrainingTask
 from worker.training.algorithms.registry import ClientRows, LocalUpdate
 from worker.training.models import Model
@@ -84,7 +84,7 @@ def full_batch_gradient(task: TrainingTask, model: Model) -> LocalUpdate:
 
 def _rows_at_once(task: TrainingTask) -> int:
     """Examples whose activations are held together; see `_BATCH_BYTES`."""
-    per_example = max(1, measure(task.model).activation_bytes)
+    per_example = max(1, size_of(task.model).activation_bytes)
     return max(1, min(_BATCH_BYTES // per_example, 1 << 20))
 
 
