@@ -261,6 +261,8 @@ class Embedding(Layer):
 
 class _Recurrent(Layer):
     gates: ClassVar[int]
+    # Numbers of each unit and time step that are held at once, at the peak of a training step.
+    held: ClassVar[int]
     units: Size
     return_sequences: bool = False
 
@@ -274,14 +276,18 @@ class _Recurrent(Layer):
         weights = ((channels, width), (self.units, width), self.bias())
         out = (steps, self.units) if self.return_sequences else (self.units,)
         flops = 2 * steps * width * (channels + self.units)
-        # The backward pass keeps gates and states of every step.
-        return Inferred(Value(out), weights, flops, steps * (width + 2 * self.units) * WORD)
+        # Beside those the gradient of a whole output and, of each channel, the inputs by time and
+        # the inputs' gradient, both in two layouts.
+        held = self.held + 2 * self.return_sequences
+        inner = steps * (held * self.units + 3 * channels) * WORD
+        return Inferred(Value(out), weights, flops, inner)
 
 
 class SimpleRNN(_Recurrent):
     """Recurrent layer without gates."""
 
     gates: ClassVar[int] = 1
+    held: ClassVar[int] = 3
     type: Literal["SimpleRNN"] = "SimpleRNN"
 
 
@@ -289,6 +295,9 @@ class LSTM(_Recurrent):
     """Long short-term memory."""
 
     gates: ClassVar[int] = 4
+    # Of `worker.training.fused`: 7 states of the kernel; 5 factors of the slopes of gates and cell,
+    # the cells' states moved by a step, and 4 slopes side by side. In its loop there are fewer.
+    held: ClassVar[int] = 17
     type: Literal["LSTM"] = "LSTM"
 
 
@@ -296,6 +305,7 @@ class GRU(_Recurrent):
     """Gated recurrent unit, reset after the matrix product as in Keras' default."""
 
     gates: ClassVar[int] = 3
+    held: ClassVar[int] = 11
     type: Literal["GRU"] = "GRU"
 
     def bias(self) -> Shape:
