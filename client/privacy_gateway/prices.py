@@ -120,7 +120,9 @@ def whole(value: Any, name: str, most: int) -> int:
 
 
 def _check_mechanism(mechanism: Mapping[str, Any]) -> None:
-    """ValueError for a number that no plan can have."""
+    """ValueError for what no plan can have."""
+    if mechanism.get("kind") == rdp.FREE and mechanism.get("release") != "evaluation":
+        raise ValueError(f"no {mechanism.get('release')} is free")
     for name in _NOISES:
         if name in mechanism and not 0.01 <= float(mechanism[name]) <= 1e4:
             raise ValueError(f"{name} {mechanism[name]} is outside 0.01 to 1e4")

@@ -9,7 +9,7 @@ from accounting.budget import terms_of
 from accounting.mechanism import Mechanism
 from accounting.plan import TrainingPlan
 from accounting.report import mechanism_of, nonadaptive_epsilons
-from privacy_gateway import rdp, readings
+from privacy_gateway import canonical, rdp, readings
 from privacy_gateway.errors import Refused
 from privacy_gateway.prices import Prices
 
@@ -56,6 +56,20 @@ def test_an_auditor_finds_a_zero_for_anything_else() -> None:
     assert list(Prices().findings(leaf(hardly, ones))) == []
     assert [kind for kind, _ in Prices().findings(leaf(hardly, zeros))] == ["price"]
     assert [kind for kind, _ in Prices().findings(leaf(FREE, [9] * 16))] == ["price"]
+
+
+@pytest.mark.parametrize("release", ["update", "query", None])
+def test_an_auditor_takes_no_other_release_for_free(release: str | None) -> None:
+    """The server makes no such mechanism; a forged ledger may."""
+    form = FREE.canonical() | {"release": release}
+    if release is None:
+        del form["release"]
+    leaf = {
+        "mechanism": form,
+        "mechanism_digest": canonical.digest(form),
+        "per_round": [0] * len(rdp.ORDERS),
+    }
+    assert [kind for kind, _ in Prices().findings(leaf)] == ["price"]
 
 
 def test_how_many_more_has_an_end() -> None:
