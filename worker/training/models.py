@@ -18,7 +18,7 @@ from privacy_gateway.keras_converter import Arguments
 from privacy_gateway.layers import Embedding
 from privacy_gateway.modelspec import ModelSpec
 from worker.task import Metric, TrainingTask
-from worker.training import fused
+from worker.training import fused, pooling
 
 Tensors: TypeAlias = list[Any]
 # Final activations that the loss undoes: it is computed from logits, where it cannot overflow.
@@ -50,6 +50,7 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
     keras.utils.set_random_seed(task.initial_seed)
     model, weight_order = build_keras(task.model, logits_for=task.loss)
     fused.take_over(model)
+    pooling.take_over(model)
     # Keras sorts the weights of a graph by depth; the specification lists them by layer.
     places = [weight_order.index(id(weight)) for weight in model.trainable_weights]
     by_id = {id(weight): np.asarray(weight.value, np.float32) for weight in model.trainable_weights}
