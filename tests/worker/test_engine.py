@@ -107,6 +107,25 @@ def test_a_client_that_blows_up_contributes_zero_and_stops_nobody(
         np.testing.assert_array_equal(one + rest, whole)
 
 
+def test_clipping_in_pieces_gives_the_integers_of_clipping_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from worker.training import federated
+
+    generator = np.random.default_rng(5)
+    update = [generator.normal(size=s).astype(np.float32) for s in [(7, 30), (), (3,), (0, 4)]]
+    whole = [np.asarray(part) for part in federated.clip_to_grid(update, 0.25)]
+    monkeypatch.setattr(federated, "_PIECE", 16)
+    parts = [np.asarray(part) for part in federated.clip_to_grid(update, 0.25)]
+    for one, other, given_array in zip(whole, parts, update, strict=True):
+        assert one.shape == given_array.shape
+        np.testing.assert_array_equal(one, other)
+    norm = np.sqrt(sum((part.astype(float) ** 2).sum() for part in parts))
+    assert 0.999 * GRID < norm <= GRID
+    update[0][3, 3] = np.nan
+    assert not any(np.asarray(part).any() for part in federated.clip_to_grid(update, 0.25))
+
+
 def test_labels_and_indices_out_of_range_fail_nothing(tmp_path: Path) -> None:
     words = {
         "input": {"shape": [6], "dtype": "int32"},

@@ -10,6 +10,7 @@ Norms are taken in float64 and a margin of 2⁻³⁰ is kept, because float32 ar
 truncation towards zero can only shrink. Nothing per client (norm, loss, count) is ever kept.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -25,6 +26,8 @@ from worker.training.algorithms.registry import ClientRows, LocalUpdate
 from worker.training.clients import Slice
 
 _MARGIN = 1.0 - 2.0**-30
+# Half a megabyte as doubles, a quarter of a core's own cache.
+_PIECE = 1 << 16
 
 Tensors: TypeAlias = list[Any]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -130,21 +133,21 @@ def slice_sum(
     ) -> Tensors:
         def client(index: Any, total: Tensors) -> tuple[Any, Tensors]:
             rows = ClientRows(features, labels, offsets[index], offsets[index + 1], seeds[index])
-            steps, within = _clipped(local(weights, rows), clip_norm)
+            steps, within = _clipped(_pieces(local(weights, rows)), clip_norm)
             if counting:
                 # Who has no records contributes nothing, to the count neither.
                 half = tf.where(within, [HALF], [-HALF])
                 steps = [*steps, tf.where(rows.stop > rows.start, half, [0])]
             return index + 1, [t + s for t, s in zip(total, steps, strict=True)]
 
-        zeros = [tf.zeros(shape, tf.int32) for shape in shapes]
+        zeros = _pieces([tf.zeros(shape, tf.int32) for shape in shapes])
         _, total = tf.while_loop(
             lambda index, total: index < tf.shape(seeds)[0],
             client,
             (tf.constant(0), zeros),
             parallel_iterations=1,
         )
-        return list(total)
+        return _whole(list(total), shapes)
 
     return summed  # type: ignore[no-any-return]
 
@@ -154,20 +157,55 @@ def clip_to_grid(update: Tensors, clip_norm: float) -> Tensors:
 
     An update with any number that is not finite becomes zero, and so does one whose norm is.
     """
-    return _clipped(update, tf.constant(clip_norm, tf.float64))[0]
+    steps, _ = _clipped(_pieces(update), tf.constant(clip_norm, tf.float64))
+    return _whole(steps, [u.shape for u in update])
 
 
-def _clipped(update: Tensors, clip_norm: Any) -> tuple[Tensors, Any]:
-    """The same under a norm that is a tensor, and whether the update was within it."""
-    wide = [tf.cast(u, tf.float64) for u in update]
-    # Squares of float32 never overflow a double. `l2_loss` is half their sum, in one pass.
-    norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(w) for w in wide]))
+def _clipped(pieces: Tensors, clip_norm: Any) -> tuple[Tensors, Any]:
+    """The same under a norm that is a tensor, and whether the update was within it.
+
+    One piece after the other, and widened a second time instead of kept: what is at work stays in
+    a core's own cache.
+    """
+    halves: Tensors = []
+    for piece in pieces:
+        with tf.control_dependencies(halves[-1:]):
+            # Squares of float32 never overflow a double. `l2_loss` is half their sum, in one pass.
+            halves.append(tf.nn.l2_loss(tf.cast(piece, tf.float64)))
+    norm = tf.sqrt(2.0 * tf.add_n(halves))
     finite = tf.math.is_finite(norm)
     shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))
     factor = tf.where(finite, shrink * (GRID * _MARGIN / clip_norm), 0.0)
-    # NaN × 0 is NaN, so a factor of 0 must win over any number.
-    steps = [tf.cast(tf.math.multiply_no_nan(w, factor), tf.int32) for w in wide]
+    steps: Tensors = []
+    for piece in pieces:
+        with tf.control_dependencies(steps[-1:] or [factor]):
+            wide = tf.cast(piece, tf.float64)
+        # NaN × 0 is NaN, so a factor of 0 must win over any number.
+        steps.append(tf.cast(tf.math.multiply_no_nan(wide, factor), tf.int32))
     return steps, norm <= clip_norm
+
+
+def _pieces(arrays: Tensors) -> Tensors:
+    """All numbers of some arrays, flat, in runs of at most `_PIECE`."""
+    runs = []
+    for array in arrays:
+        flat, size = tf.reshape(array, [-1]), math.prod(array.shape)
+        if size <= _PIECE:
+            runs.append(flat)
+        else:
+            runs += [flat[first : first + _PIECE] for first in range(0, size, _PIECE)]
+    return runs
+
+
+def _whole(pieces: Tensors, shapes: Sequence[tuple[int, ...]]) -> Tensors:
+    """The arrays of given shapes whose `_pieces` these are."""
+    arrays, place = [], 0
+    for shape in shapes:
+        count = max(1, -(-math.prod(shape) // _PIECE))
+        flat = pieces[place] if count == 1 else tf.concat(pieces[place : place + count], 0)
+        arrays.append(tf.reshape(flat, shape))
+        place += count
+    return arrays
 
 
 def _shards(cohort: Indices, sizes: Indices, count: int) -> list[Indices]:
