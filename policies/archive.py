@@ -20,6 +20,7 @@ from kit.clock import micros
 from policies.library import Library, library, library_of
 from policies.tables import PolicyLibrary
 from privacy_gateway import canonical
+from privacy_gateway.errors import Refused
 
 _LIBRARY = cast("sa.Table", PolicyLibrary.__table__)  # type: ignore[attr-defined]
 LARGEST_LIBRARY = 1024 * 1024
@@ -46,10 +47,17 @@ def keep(session: Session, *, now: datetime, texts: Library | None = None) -> No
 def kept(session: Session, digests: Collection[str]) -> dict[str, Library]:
     """The libraries that are stored under these digests and have them."""
     rows = session.execute(sa.select(_LIBRARY).where(_LIBRARY.c.digest.in_(sorted(digests))))
-    found = {}
-    for row in rows:
-        texts = canonical.loads_strict(row.texts.encode(), max_bytes=LARGEST_LIBRARY)
-        stored = library_of(texts)
-        if stored.digest == row.digest:
-            found[stored.digest] = stored
-    return found
+    read = {row.digest: _library(row.texts) for row in rows}
+    return {
+        digest: stored
+        for digest, stored in read.items()
+        if stored is not None and stored.digest == digest
+    }
+
+
+def _library(text: str) -> Library | None:
+    """A stored library; None for a text that is none, so that a damaged row hides no other."""
+    try:
+        return library_of(canonical.loads_strict(text.encode(), max_bytes=LARGEST_LIBRARY))
+    except (Refused, AttributeError, LookupError, TypeError, ValueError):
+        return None

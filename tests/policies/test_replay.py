@@ -131,13 +131,24 @@ def test_a_decision_is_repeated_with_the_library_it_was_made_with(
         assert "different" in {one.standing for one in forged}
 
 
-def test_a_library_that_is_not_what_it_is_called_is_not_used(database: Database) -> None:
+@pytest.mark.parametrize(
+    "texts",
+    [
+        json.dumps({"a.rego": "package gateway.a"}),
+        '{"a.rego":"no module"}',
+        '["a.rego"]',
+        '{"a.rego":NaN}',
+        '{"a.rego":"packa',
+        "",
+        f'{{"a.rego":"{"x" * archive.LARGEST_LIBRARY}"}}',
+    ],
+    ids=["another", "unreadable", "list", "number", "cut", "empty", "large"],
+)
+def test_a_library_that_is_not_what_it_is_called_is_not_used(
+    database: Database, texts: str
+) -> None:
     with database.unit_of_work() as session:
-        session.execute(
-            sa.insert(PolicyLibrary).values(
-                digest="0" * 64, texts=json.dumps({"a.rego": "package gateway.a"}), created_at=0
-            )
-        )
+        session.execute(sa.insert(PolicyLibrary).values(digest="0" * 64, texts=texts, created_at=0))
     with database.read() as session:
         assert archive.kept(session, {"0" * 64}) == {}
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), database.unit_of_work() as session:
