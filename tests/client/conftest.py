@@ -12,10 +12,10 @@ import pytest
 import privacy_gateway as pg
 from privacy_gateway.client import Domain
 from privacy_gateway.datasets import Dataset
-from tests.gateway.conftest import PASSWORD, Gateway, engine, gateway, services, settings
+from tests.gateway.conftest import PASSWORD, Gateway, engine, gateway, migrated, services, settings
 from tests.support.servers import REPOSITORY
 
-__all__ = ["PASSWORD", "engine", "gateway", "services", "settings"]
+__all__ = ["PASSWORD", "engine", "gateway", "migrated", "services", "settings"]
 
 CLIENTS = 50
 POLICY = REPOSITORY / "rego" / "examples" / "price_cap" / "price_cap.rego"

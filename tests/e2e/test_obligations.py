@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from jobs.services import Services
 from jobs.tables import Job
 from tests.gateway.clinic import Clinic, opened, publish
-from tests.gateway.conftest import Gateway, engine, gateway, services, settings
+from tests.gateway.conftest import Gateway, engine, gateway, migrated, services, settings
 from tests.support import servers, workers
 from tests.support.market import Market, policy
 
-__all__ = ["engine", "gateway", "services", "settings"]
+__all__ = ["engine", "gateway", "migrated", "services", "settings"]
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 OBLIGED = """{
