@@ -29,6 +29,8 @@ PAGE = 100
 
 def job_view(session: Session, job: Job) -> JobView:
     """The job as its researcher sees it, with the metrics of its model once it may be released."""
+    request = json.loads(job.request)
+    public = request.get("split") == "public_test"
     return JobView(
         id=job.id,
         status=job.status,
@@ -38,14 +40,14 @@ def job_view(session: Session, job: Job) -> JobView:
         rounds=job.rounds,
         rounds_charged=job.rounds_charged,
         rounds_published=job.rounds_published,
-        clients_per_round=job.clients_per_round,
-        noise_multiplier=job.noise_multiplier,
+        clients_per_round=None if public else job.clients_per_round,
+        noise_multiplier=None if public else job.noise_multiplier,
         epsilon=job.epsilon_nano / NANO,
         delta=float(job.delta),
         created_at=rfc3339(from_micros(job.created_at)),
         updated_at=rfc3339(from_micros(job.updated_at)),
         failure=job.failure,
-        request=json.loads(job.request),
+        request=request,
         metrics=_metrics(session, job.id) if outputs.metrics_shown(session, job) else None,
     )
 

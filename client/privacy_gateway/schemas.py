@@ -312,7 +312,11 @@ class InverseAnswer(View):
 
 
 class JobView(View):
-    """A job as its researcher sees it; nothing here depends on raw data."""
+    """A job as its researcher sees it; nothing here depends on raw data.
+
+    An evaluation on public test records draws nobody and adds no noise: `clients_per_round` and
+    `noise_multiplier` are null there, whatever its request says.
+    """
 
     id: str
     status: str
@@ -322,8 +326,8 @@ class JobView(View):
     rounds: int
     rounds_charged: int
     rounds_published: int
-    clients_per_round: int
-    noise_multiplier: float
+    clients_per_round: int | None
+    noise_multiplier: float | None
     epsilon: float
     delta: float
     created_at: str

@@ -120,9 +120,14 @@ def test_a_public_set_is_measured_for_nothing_and_nobody_is_opened(market: Marke
     _, public = workers_stores(market)
     assert opened.given == [(None, public)]
     with market.database.read() as session:
-        metrics = views.get_job(session, RESEARCHER, job.id).metrics
+        view = views.get_job(session, RESEARCHER, job.id)
         receipt = settlement.receipt(session, RESEARCHER, job.id)
-        first = views.get_job(session, RESEARCHER, model).metrics
+        trained_view = views.get_job(session, RESEARCHER, model)
+    metrics, first = view.metrics, trained_view.metrics
+    # Nobody was drawn and no noise was added, whatever the body said.
+    assert (view.clients_per_round, view.noise_multiplier) == (None, None)
+    assert receipt["sampling"] == {"kind": "none", "clients_per_round": 0, "rate": 0.0}
+    assert (trained_view.clients_per_round, trained_view.noise_multiplier) == (50, 1.1)
     assert metrics is not None
     assert set(metrics) == {"accuracy", "loss", "examples"}
     assert metrics["examples"] == 50
