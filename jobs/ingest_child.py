@@ -1,9 +1,10 @@
 """Reads an owner's file in a process of its own, where the reader is somebody else's C++.
 
 Arrow ends the whole process at some damaged footers, and what a hostile file can do to it nobody
-knows. So a child with bounded memory and an empty environment reads, columns travel as files of
-scratch space, and a child that dies is a refusal of the file. The gateway's process must never
-import the reader.
+knows. So a child with bounded memory and time and an empty environment reads, columns travel as
+files of scratch space, and a child that dies, or says what its reader cannot have found, is a
+refusal of the file. The gateway's process must never import the reader, and never take from the
+child anything but numbers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _RANKS: Final = "ranks.raw"
 _TESTS: Final = "tests.raw"
 _IDS: Final = "ids.json"
 _BASE_BYTES: Final = 4 << 30
+# The largest file that is taken is read in minutes.
+_PROCESSOR_SECONDS: Final = 3600
+_NUMBERS: Final = "biuf"
+_REFUSALS: Final = ("invalid_request", "too_large")
 
 
 def read(path: Path, manifest: Manifest, scratch: Path, limits: Limits) -> Source:
@@ -53,9 +58,15 @@ def read(path: Path, manifest: Manifest, scratch: Path, limits: Limits) -> Sourc
         except BaseException:
             child.kill()
             raise
+    refusal = invalid(SOURCE, f"the file is not an intact {manifest.format} file")
     if child.returncode != 0:
-        raise invalid(SOURCE, f"the file is not an intact {manifest.format} file")
-    return _taken(json.loads(told), scratch)
+        raise refusal
+    try:
+        return _taken(json.loads(told), scratch)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        if of_this_machine(error):
+            raise
+        raise refusal from error
 
 
 def _taken(answer: dict[str, Any], scratch: Path) -> Source:
@@ -63,6 +74,8 @@ def _taken(answer: dict[str, Any], scratch: Path) -> Source:
     if "errno" in answer:
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "code" in answer:
+        if answer["code"] not in _REFUSALS:
+            raise ValueError(f"Expected a refusal of a file, not {answer['code']}")
         errors = [FieldError(**error) for error in answer["errors"]]
         raise Refused(answer["code"], answer["detail"], errors=errors)
     rows = int(answer["rows"])
@@ -77,9 +90,18 @@ def _taken(answer: dict[str, Any], scratch: Path) -> Source:
 
 
 def _mapped(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    """A column of scratch space, read-only."""
+    """A column of scratch space, read-only; of objects its bytes would be addresses."""
+    if kind.kind not in _NUMBERS:
+        raise ValueError(f"Expected a column of numbers, not {kind}")
     found: Array = np.memmap(path, kind, "r", shape=shape)
     return found
+
+
+def _bound(most_bytes: int, seconds: int) -> None:
+    """Limits of this process: address space, processor time, no core file."""
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -88,9 +110,7 @@ def _answer(task: dict[str, Any]) -> dict[str, Any]:
     from jobs import ingest_parquet
 
     limits, scratch = Limits(**task["limits"]), Path(task["scratch"])
-    most = _BASE_BYTES + 4 * limits.row_group_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _bound(_BASE_BYTES + 4 * limits.row_group_bytes, _PROCESSOR_SECONDS)
     manifest = Manifest.model_validate(task["manifest"])
     try:
         records = ingest_parquet.read(Path(task["path"]), manifest, scratch, limits).records
