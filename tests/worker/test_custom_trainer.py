@@ -87,6 +87,50 @@ def test_one_that_declares_another_event_than_was_priced_cannot_be_loaded(
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("what", ["a variable", "an assertion", "a variable in a loop", "Python"])
+def test_one_that_keeps_or_asks_something_cannot_be_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """With a variable, one person's records would move everybody's updates."""
+    import tensorflow as tf
+
+    from worker.training import models
+    from worker.training.algorithms import custom, example
+    from worker.training.federated import FederatedRound
+
+    class Keeping(custom.Trainer):
+        events: ClassVar[Any] = ("gaussian_sum",)
+
+        def __init__(self, task: Any, model: Any) -> None:
+            super().__init__(task, model)
+            self.seen = tf.Variable(0.0)
+
+        def update(self, weights: Any, rows: Any) -> Any:
+            labels = tf.cast(rows.labels[rows.start : rows.stop], tf.float32)
+            return [tf.ones_like(w) * self._moved(labels) for w in weights]
+
+        def _moved(self, labels: Any) -> Any:
+            if what == "a variable":
+                return self.seen.assign_add(tf.reduce_sum(labels))
+            if what == "an assertion":
+                with tf.control_dependencies([tf.debugging.assert_less(labels, 2.0)]):
+                    return tf.reduce_sum(labels)
+            if what == "Python":
+                return tf.numpy_function(np.sum, [labels], tf.float32, stateful=False)
+            add = lambda k, _: (k + 1, self.seen.assign_add(1.0))  # noqa: E731
+            return tf.while_loop(lambda k, _: k < 2, add, (0, 0.0))[1]
+
+    monkeypatch.setattr(example, "SignStep", Keeping)
+    task = small.task(small.LINEAR, trainer=SIGN)
+    model = models.build(task)
+    shapes = [weight.shape for weight in model.weights]
+    clients = small.store(tmp_path / "people", SIZES)
+    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
+    with pytest.raises(TypeError, match="without state"):
+        federated.sum_of(0, EVERYBODY, model.weights)
+
+
+@pytest.mark.tensorflow
 def test_a_sandbox_says_a_code_and_no_more_of_one_that_is_missing(tmp_path: Path) -> None:
     small.store(tmp_path / "people", SIZES)
     task = small.task(small.LINEAR, trainer="no_such_package.trainers:Fancy")

@@ -3,9 +3,10 @@
 A class of `Trainer` says how one client's data becomes one update, as graph code. Everything that
 privacy rests on lies outside of it and does not change: the update is clipped to C, summed in
 integers, noised on the trusted side, charged as its algorithm's event. So a trainer can be useless,
-but it cannot make a client count for more. It runs in the sandbox, imports from the worker's own
-packages alone, and keeps nothing from one client to the next. What it must not do is fail by data
-(`tf.debugging.assert_*`): a job that dies by a record has told about it.
+but it cannot make a client count for more. It runs in the sandbox and imports from the worker's own
+packages alone. Its graph may hold no operation with a state: with a variable one person's records
+would reach others' updates, each of them clipped to C, and `tf.debugging.assert_*` would fail by
+data, so that a job that dies by a record has told about it.
 """
 
 import importlib
@@ -51,6 +52,9 @@ class Trainer(ABC):
         Args:
             weights: the round's weights, float32 tensors.
             rows: the client's place in the slice; it may have no row at all.
+
+        Variables, assertions, printing, Python functions and random numbers but those of
+        `tf.random.stateless_*` (from `rows.seed`) end the job before any data is touched.
         """
 
 
@@ -72,7 +76,10 @@ def local(task: TrainingTask, model: Model, shapes: Sequence[tuple[int, ...]]) -
     trainer: Trainer = made(task, model)
 
     def update(weights: Tensors, rows: ClientRows) -> Tensors:
+        graph = tf.compat.v1.get_default_graph()
+        before = len(graph.get_operations())
         given = list(trainer.update(list(weights), rows))
+        _refuse_state(graph.get_operations()[before:])
         # Of the weights' own shapes, known before any data: a wrong one fails for every client.
         return [
             tf.ensure_shape(tf.cast(array, tf.float32), shape)
@@ -80,3 +87,14 @@ def local(task: TrainingTask, model: Model, shapes: Sequence[tuple[int, ...]]) -
         ]
 
     return update
+
+
+def _refuse_state(operations: Sequence[Any]) -> None:
+    """TypeError for what remembers, asks or fails; a loop or a call is what is inside of it."""
+    kinds = {operation.type for operation in operations if _remembers(operation)}
+    if kinds:
+        raise TypeError(f"Expected a trainer without state, not {', '.join(sorted(kinds))}")
+
+
+def _remembers(operation: Any) -> bool:
+    return bool(operation.op_def.is_stateful) or operation.type.startswith("PyFunc")
