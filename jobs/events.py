@@ -29,7 +29,7 @@ _LAST = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
 _APPEND = sa.insert(_EVENT)
 
 # The reason of a return to the queue that is no public fact: people's data may have been the cause.
-# A worker that is lost is one: the process that held the claim never computes on a record.
+# The loss of a worker is public: the process that held the claim never computes on a record.
 FAILED = "attempt_failed"
 
 

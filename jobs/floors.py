@@ -89,7 +89,7 @@ def refuse_trainer(settings: Settings, request: JobRequest) -> None:
 def refuse_evaluation(request: JobRequest, *, public_test: bool) -> None:
     """An evaluation is one release of metrics of a model that was released before.
 
-    On public test records it may as well be an upload: nothing can be learned there of anybody.
+    On public test records it may as well be an upload: what is learned there is public already.
 
     Args:
         request: the job.

@@ -1,9 +1,9 @@
 """What a job begins with: uploaded weights, or a model that was released earlier.
 
 Neither costs privacy: an upload was made without the people's data or from releases, and a released
-model is known to its researcher already. So a job may begin only with what its researcher could
-download at this moment, an evaluation only with a release: a model that was not released is not
-hers to ask about. This module must never give weights to anybody but a worker.
+model is known to its researcher already. So a job may begin only with an upload of its researcher,
+or with what she could download at this moment; on people's data an evaluation measures releases
+alone (`jobs.floors`). This module must never give weights to anybody but a worker.
 """
 
 from __future__ import annotations

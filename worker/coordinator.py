@@ -24,7 +24,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from accounting.plan import TrainingPlan
-from jobs import blocks, catalogue, initial, recheck, rounds, settlement, tensors
+from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement, tensors
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
@@ -181,7 +181,7 @@ def _give_back(services: Services, tools: Tools, held: Claim, reason: str) -> En
         # Asking a policy engine that is down again at once would only be noise.
         later = reason == "policy_unavailable"
         # What a failed attempt met may have been somebody's data: the event names no kind of it.
-        shown = reason if public else "attempt_failed"
+        shown = reason if public else events.FAILED
         rounds.release(session, held, reason=shown, now=now, blameless=blameless, later=later)
     _log.warning("given_back", job=held.job_id, fence=held.fence, because=reason)
     return "returned"

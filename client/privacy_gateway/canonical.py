@@ -98,9 +98,7 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
         return _READ(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, _Unlike):
         pass  # read once more, to say what and where
-    unreadable: list[_Unreadable] = []
-    value = _parsed(data, unreadable)
-    place, found = next(_places(value, ""))
+    place, found = next(_places(_parsed(data), ""))
     raise invalid(place or "body", found.message, value=found.text)
 
 
@@ -131,12 +129,11 @@ class _Unreadable:
     message: str
 
 
-def _parsed(data: bytes, unreadable: list[_Unreadable]) -> Any:
-    """The JSON value; every unreadable number in it is also listed in `unreadable`."""
+def _parsed(data: bytes) -> Any:
+    """The JSON value with every unreadable number marked where it stands."""
 
     def note(text: str, message: str) -> _Unreadable:
-        unreadable.append(_Unreadable(text[:40], message))
-        return unreadable[-1]
+        return _Unreadable(text[:40], message)
 
     def finite(text: str) -> float | _Unreadable:
         number = float(text)

@@ -22,7 +22,8 @@ class Initial(BaseModel):
     """What a job begins with; an evaluation measures it.
 
     Either `job`, an earlier one whose released model its researcher may have (`round`: the last one
-    released), or `weights`, an upload (`POST /v1/weights`), which cannot be evaluated.
+    released), or `weights`, an upload (`POST /v1/weights`), which is evaluated on public test
+    records alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
