@@ -18,17 +18,25 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger
+from accounting.tables import ENTRY
 from jobs import events, outputs, receipts, rounds, states, tensors
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
 from jobs.views import find
 from kit.clock import micros, rfc3339
+from policies import revisions
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
 
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _RECEIPT = Receipt.__table__  # type: ignore[attr-defined]
+_LAST_CHARGE = (
+    sa.select(ENTRY.c.leaf)
+    .where(ENTRY.c.job_id == sa.bindparam("job"), ENTRY.c.kind == "charge")
+    .order_by(ENTRY.c.seq.desc())
+    .limit(1)
+)
 
 Format = Literal["npz", "safetensors"]
 
@@ -164,9 +172,23 @@ def _not_public(session: Session, job: Job, status: str, failure: FailureCode | 
         return None
     if failure in SAW_DATA:
         return failure
-    if status == "cancelled" and events.attempt_failed(session, job.id):
-        return "cancelled after a failed attempt"
+    if _steerable(session, job, status) and events.attempt_failed(session, job.id):
+        return f"{status} after a failed attempt"
     return None
+
+
+def _steerable(session: Session, job: Job, status: str) -> bool:
+    """Whether the end may have been brought about by whoever watches the job.
+
+    By a cancel; or by what else she asks for, where the very policy that let the last block pass
+    now stops the job. Another policy is the owner's word.
+    """
+    if status != "stopped_by_policy":
+        return status == "cancelled"
+    active = revisions.active(session, job.dataset_id)
+    leaf = session.execute(_LAST_CHARGE, {"job": job.id}).scalar_one()
+    passed: int = json.loads(leaf)["facts"].get("policy_revision", 0)
+    return active is not None and active.number == passed
 
 
 def _forfeit(session: Session, job: Job, why: str, now: datetime) -> bool:

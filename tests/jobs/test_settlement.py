@@ -148,6 +148,7 @@ def test_the_owner_who_stops_a_job_gives_the_rest_back_all_the_same(market: Mark
             session, held.job_id, worker="other", lease_seconds=60, now=market.clock()
         )
     assert again is not None
+    market.activate(support.policy(rounds=10))
     assert end(market, again, "stopped_by_policy").rounds_charged == 5
 
 
