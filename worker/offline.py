@@ -38,6 +38,7 @@ Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]
 
 DELTA = 1e-5
+_COLUMNS = ("features", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +77,20 @@ def train(
 
     Raises:
         Refused: what a gateway would refuse of the request itself; `invalid_request` for data that
-            are no columns of one length; `unavailable` when the training process failed.
+            are no columns of finite numbers of one length, for classes that the model has no score
+            for, or for an impossible δ; `unavailable` when the training process failed.
     """
     request = schemas.parse(JobRequest, dict(body) | {"dataset": "local"})
     _refuse(request)
     people = _by_client(data)
-    shown = {name: np.asarray((test or data)[name]) for name in ("features", "label")}
+    shown = people.rows if test is None else _columns(test, "test")
     plan = plan_of(request, clients=len(people.sizes))
-    at = delta or min(DELTA, 1 / (10 * plan.population_clients))
+    at = min(DELTA, 1 / (10 * plan.population_clients)) if delta is None else delta
+    if not 0 < at < 1:
+        raise invalid("delta", "is a probability between 0 and 1", value=at)
     epsilon = curve.standalone_epsilon(plan.mechanism, plan.charge_units, at)
-    _check_fit(request, people)
+    for what, rows in (("data", people.rows), ("test", shown)):
+        _check_fit(request, rows, what)
     constants = SimpleNamespace(manifest={"examples_per_client": max(people.sizes)})
     task = training_task("local", request, plan, cast("Dataset", constants))
     with TemporaryDirectory() as home:
@@ -122,34 +127,61 @@ def _refuse(request: JobRequest) -> None:
 
 def _by_client(data: Rows) -> _People:
     """Everybody's records side by side."""
-    for name in ("features", "label", "client"):
-        if name not in data:
-            raise invalid(f"data.{name}", "is missing")
-    columns = {name: np.asarray(data[name]) for name in ("features", "label")}
-    client = np.asarray(data["client"])
-    if client.ndim != 1 or not len(client):
+    if "client" not in data:
+        raise invalid("data.client", "is missing")
+    columns, client = _columns(data, "data"), np.asarray(data["client"])
+    if client.shape != columns["label"].shape[:1] or not len(client):
         raise invalid("data.client", "says of each record whose it is")
-    for name, column in columns.items():
-        if column.dtype.kind not in "fiu" or len(column) != len(client):
-            raise invalid(f"data.{name}", f"is not {len(client)} numbers, one for each record")
-        if column.dtype == np.float64:
-            columns[name] = column.astype(np.float32)
     order = np.argsort(client, kind="stable")
     _, sizes = np.unique(client, return_counts=True)
     rows = {name: column[order] for name, column in columns.items()}
     return _People(rows, tuple(int(size) for size in sizes))
 
 
-def _check_fit(request: JobRequest, people: _People) -> None:
+def _columns(rows: Rows, what: str) -> dict[str, Array]:
+    """Features and labels as a store takes them."""
+    for name in _COLUMNS:
+        if name not in rows:
+            raise invalid(f"{what}.{name}", "is missing")
+    columns = {name: _numbers(rows[name], f"{what}.{name}") for name in _COLUMNS}
+    count = len(columns["features"])
+    if columns["label"].shape != (count,):
+        raise invalid(f"{what}.label", f"is not {count} numbers, one for each record")
+    return columns
+
+
+def _numbers(given: Any, field: str) -> Array:
+    """One column; floats as float32, like those of a file that is registered at a gateway."""
+    column = np.asarray(given)
+    if column.dtype.kind not in "fiu" or not column.ndim:
+        raise invalid(field, "is no array of numbers")
+    if column.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            column = column.astype(np.float32)
+        if not np.isfinite(column).all():
+            raise invalid(field, "has numbers that are not finite")
+        return column
+    return column if str(column.dtype) in ragged.DTYPES else column.astype(np.int64)
+
+
+def _check_fit(request: JobRequest, rows: Rows, what: str) -> None:
     """The model takes these rows, as a gateway would ask."""
-    features, spec = people.rows["features"], request.model.architecture
-    modelspec.measure(spec)
+    features, label, spec = rows["features"], rows["label"], request.model.architecture
+    size = modelspec.measure(spec)
     modelspec.check_fit(
         spec,
         loss=request.loss,
         feature_shape=features.shape[1:],
         feature_dtype=str(features.dtype),
     )
+    scores = size.output_shape[-1]
+    if request.loss == "sparse_categorical_crossentropy" and not _classes(label, scores):
+        raise invalid(f"{what}.label", f"is no class, 0 to {scores - 1}, for each record")
+
+
+def _classes(label: Array, count: int) -> bool:
+    """Whether all are whole numbers below `count`."""
+    return bool(((label >= 0) & (label < count) & (label == np.floor(label))).all())
 
 
 def _rounds(

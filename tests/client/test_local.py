@@ -95,6 +95,52 @@ def test_data_that_do_not_fit_are_refused_by_column() -> None:
     assert refused(PARAMS, wide).code == "model_refused"
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("what", ["data", "test"])
+def test_records_that_no_gateway_would_register_are_refused_by_column(what: str) -> None:
+    good = {"features": mock().features, "label": mock().label, "client": mock().client}
+    wrong: list[tuple[str, Any]] = [
+        ("features", np.full_like(good["features"], np.nan)),
+        ("features", good["features"].astype(np.float64) * 1e300),
+        ("features", good["features"].astype("U8")),
+        ("label", good["label"] + 2),
+        ("label", good["label"] - 1),
+        ("label", good["label"].astype(np.float32) / 3),
+        ("label", good["label"][:, None]),
+        ("label", good["label"].astype(bool)),
+    ]
+    for name, column in wrong:
+        bad = good | {name: column}
+        with pytest.raises(pg.Refused) as caught:
+            pg.local.train_model(
+                linear,
+                PARAMS,
+                bad if what == "data" else good,
+                test=bad if what == "test" else None,
+                progress=False,
+            )
+        assert [error.field for error in caught.value.errors] == [f"{what}.{name}"]
+    narrow = good | {"features": good["features"][:, :3]}
+    with pytest.raises(pg.Refused) as caught:
+        pg.local.train_model(linear, PARAMS, good, test=narrow, progress=False)
+    assert caught.value.code == "model_refused"
+    for delta in (0.0, 2.0, float("nan")):
+        with pytest.raises(pg.Refused, match="delta"):
+            pg.local.train_model(linear, PARAMS, good, delta=delta, progress=False)
+
+
+@pytest.mark.tensorflow
+def test_numbers_of_any_type_are_taken() -> None:
+    data = mock()
+    given = {
+        "features": data.features.astype(">f2"),
+        "label": data.label.astype(np.uint32),
+        "client": data.client.astype(str),
+    }
+    _, metrics = pg.local.train_model(linear, PARAMS | {"rounds": 1}, given, progress=False)
+    assert metrics["examples"] == len(data.label)
+
+
 def test_without_the_engine_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "ENGINE", "worker.is_not_installed")
     refusal = refused(PARAMS, mock(), make=lambda: pytest.fail("a model was made"))
