@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import PrivateAttr
 
 from privacy_gateway import notebook, weights
-from privacy_gateway.errors import Refused
+from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.modelspec import ModelSpec
 from privacy_gateway.schemas import JobView
 from privacy_gateway.schemas import Quote as QuoteView
@@ -220,8 +220,13 @@ class Job:
 
         `npz` (without pickles) and `safetensors` are the gateway's bytes as they are; `keras` is
         made on this machine by `to_keras`, and `target` must end in `.keras` then.
+
+        Raises:
+            Refused: `invalid_request` on `target` for another ending; else as `result`.
         """
         path = Path(target)
+        if form == "keras" and path.suffix != ".keras":
+            raise invalid("target", "must end in .keras, or Keras does not know the format")
         if form == "keras":
             self.to_keras().save(path)
         else:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from privacy_gateway import modelspec
+from privacy_gateway.errors import Refused
+from privacy_gateway.jobs import Job
 
 keras = pytest.importorskip("keras")
 
@@ -40,3 +42,10 @@ def test_a_saved_model_holds_the_weights_in_the_order_of_the_specification(tmp_p
     assert modelspec.measure(spec_of_keras(model)).parameters == modelspec.measure(spec).parameters
     with pytest.raises(ValueError, match="shapes of the architecture"):
         keras_of_spec(spec, arrays[:-1])
+
+
+def test_another_ending_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    asks_nobody = Job(None, None)  # type: ignore[arg-type]
+    with pytest.raises(Refused) as caught:
+        asks_nobody.download(tmp_path / "model.npz", form="keras")
+    assert [error.field for error in caught.value.errors] == ["target"]
