@@ -135,6 +135,8 @@ class Logbook:
             findings.append(Finding(line, "tree", "header and checkpoint differ in size"))
         elif promised.get("proofs", 0) != len(self._proofs):
             findings.append(Finding(line, "truncated", "proofs are missing before the checkpoint"))
+        elif intact:
+            findings += self._unproven(line, stated, names)
         signed_by, flaws = self._signatures(line, note)
         findings += flaws
         older, flaws = self._older(line, stated)
@@ -146,15 +148,25 @@ class Logbook:
             size=stated.size,
             root=stated.root.hex(),
             complete=bool(self._orders),
-            beyond=self._beyond(sum(map(seals.count, names)), stated),
+            beyond=self._beyond(names, seals, stated),
             signed_by=signed_by,
             grown_from=self._grown_from,
         )
 
-    def _beyond(self, every: int, stated: Checkpoint) -> int:
+    def _beyond(self, names: Sequence[str], seals: Seals, stated: Checkpoint) -> int:
         """Entries that are not covered, by this export alone."""
-        shown = stated.size if self._orders else sum(proof["seq"] for _, proof in self._proofs)
-        return max(0, every - shown)
+        if self._orders:
+            return max(0, sum(map(seals.count, names)) - stated.size)
+        shown = self._shown()
+        return sum(max(0, seals.count(name) - shown.get(name, 0)) for name in names)
+
+    def _shown(self) -> dict[str, int]:
+        """How far each chain's proof reaches; a second proof of a chain reaches no farther."""
+        shown: dict[str, int] = {}
+        for _, proof in self._proofs:
+            name = proof["population"]
+            shown[name] = max(proof["seq"], shown.get(name, 0))
+        return shown
 
     def _absent(self, promised: dict[str, int] | None) -> Iterator[Finding]:
         """Log lines that should be there."""
@@ -269,6 +281,16 @@ class Logbook:
             if not proven:
                 detail = f"entry {seq} is not proven to be in the log"
                 yield Finding(line, "proof", detail, population, seq)
+
+    def _unproven(self, line: int, stated: Checkpoint, names: Sequence[str]) -> Iterator[Finding]:
+        """Without a proof, a chain that was never in the log would pass for one that is new."""
+        shown = self._shown()
+        if self._orders or not stated.size or not shown.keys() <= set(names):
+            return
+        for name in names:
+            if name not in shown:
+                detail = "no entry of this chain is proven to be in the log; is it seconds old?"
+                yield Finding(line, "truncated", detail, name, 1)
 
     def _grown(self, line: int, stated: Checkpoint, older: Checkpoint | None) -> Iterator[Finding]:
         """Without every entry, growth is shown by an equal root or by a proof of consistency."""
