@@ -50,6 +50,7 @@ class People:
     def __init__(self) -> None:
         self.blocks: dict[str, Block] = {}
         self._key: str | None = None
+        self._digests: dict[str, str] = {}
 
     def block_of(self, leaf: Mapping[str, Any]) -> Block | None:
         """The block that an entry counts for; None for everybody.
@@ -75,12 +76,26 @@ class People:
         if fact["clients"] != block.clients or fact["members"] != block.members + joined:
             yield "rule", f"the numbers of block {block.name} do not follow"
         block.members = whole(fact["members"], "members", MAX_COUNT)
+        if block.members < block.clients:
+            yield "rule", f"block {block.name} has fewer people than its data sets"
+        yield from self._apart(block.name, fact)
         block.datasets.add(fact["dataset"])
         if self._key not in (None, fact["key_id"]):
             yield "rule", f"the people of block {block.name} were hashed with another key"
         self._key = fact["key_id"]
         if sum(one.members for one in self.blocks.values()) > clients:
             yield "rule", "more people are in blocks than the population has"
+
+    def _apart(self, name: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
+        """Whose loss counts for one block cannot be in another as well."""
+        self._digests[name] = fact["members_digest"]
+        for other in self.blocks.values():
+            if other.name == name:
+                continue
+            if fact["dataset"] in other.datasets:
+                yield "rule", f"data set {fact['dataset']} is in blocks {other.name} and {name}"
+            if self._digests.get(other.name) == fact["members_digest"]:
+                yield "rule", f"blocks {other.name} and {name} have the same people"
 
     def charged(self, everybody: Vector) -> list[Vector]:
         """What each block's people were charged; without blocks, what everybody was."""

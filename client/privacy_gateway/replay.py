@@ -40,6 +40,7 @@ class Job:
     whole: bool = False
     project: str | None = None
     block: str | None = None
+    dataset: str | None = None
     charged: int = 0
     closed: bool = False
     fence: int = 0
@@ -172,6 +173,7 @@ class Population:
             whole=rdp.charged_whole(mechanism),
             project=leaf.get("project"),
             block=None if block is None else block.name,
+            dataset=(leaf.get("facts") or {}).get("dataset"),
         )
         where: Block | Population = self if block is None else block
         where.reserved = _plus(where.reserved, cost)
@@ -190,6 +192,8 @@ class Population:
             yield "unreserved", f"job {leaf['job']} was charged without a reservation"
             return
         yield from self._same_job(leaf, job)
+        if (leaf.get("facts") or {}).get("dataset", job.dataset) != job.dataset:
+            yield "rule", f"job {leaf['job']} ran on another data set than it reserved for"
         yield from self._block(leaf, job)
         cost, block = self._prices.cost(leaf), self.people.blocks.get(job.block or "")
         accounts: list[Share | Block | Population] = [*self._shares(job), block or self]
