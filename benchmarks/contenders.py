@@ -103,15 +103,12 @@ def _lap(prepare: Callable[[int], Callable[[], Vector]], number: int) -> Lap:
 def _flat(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[], Vector]]:
     """The house's engine, set up as launcher and `worker.training.session` do."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
-    import tensorflow as tf
-
-    from worker.training import models
+    from worker.training import models, runtime
     from worker.training.algorithms import dp_fedavg  # noqa: F401 - registers itself
     from worker.training.algorithms.registry import algorithm_of
     from worker.training.federated import FederatedRound
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(task.shards)
+    runtime.configure(task)
     model = models.build(task)
     shapes = [weight.shape for weight in model.weights]
     engine = FederatedRound(task, store, algorithm_of(task).local(task, model), shapes)

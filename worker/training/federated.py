@@ -61,6 +61,7 @@ class FederatedRound:
             local, self._signature(), self._sums, counting=task.count_unclipped
         )
         self._pool = ThreadPoolExecutor(task.shards) if task.shards > 1 else None
+        self._prepared = False
 
     def sum_of(
         self,
@@ -83,6 +84,7 @@ class FederatedRound:
         norm = tf.constant(clip_norm or self._task.clip_norm, tf.float64)
         tensors = [tf.constant(w, tf.float32) for w in weights]
         shards = _shards(cohort, self._store.sizes(cohort), self._task.shards)
+        self._prepare(tensors, norm)
 
         def run(shard: Indices) -> Sums:
             return _add_up(
@@ -91,6 +93,14 @@ class FederatedRound:
 
         partial = map(run, shards) if self._pool is None else self._pool.map(run, shards)
         return _add_up(self._sums, partial)
+
+    def _prepare(self, weights: Tensors, norm: Any) -> None:
+        """Let the graph be rewritten once, on nobody: shards that came at once would each do it."""
+        if not self._prepared:
+            columns = (self._store.column(n)[:0] for n in (self._task.features, self._task.label))
+            nobody = np.zeros(0, np.int32)
+            self._run(Slice(*columns, np.zeros(1, np.int32), nobody), weights, norm)
+            self._prepared = True
 
     def _cut(self, shard: Indices, round_number: int) -> Iterable[Slice]:
         return cohort_clients.slices(

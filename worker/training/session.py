@@ -7,11 +7,10 @@ round's integer sum, metrics of the public test set.
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from kit.ragged import Manifest, RaggedStore
 from worker.task import TrainingTask
-from worker.training import models
+from worker.training import models, runtime
 from worker.training.algorithms import (  # noqa: F401 - register
     custom,
     dp_fedavg,
@@ -38,9 +37,7 @@ class Session:
                 and file descriptors.
         """
         self._task = TrainingTask.model_validate(task)
-        # One thread per operation and one operation per shard: sums repeat bit for bit.
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(self._task.shards)
+        runtime.configure(self._task)
         opened = {name: _store(described) for name, described in stores.items()}
         scales = [store.manifest.column(self._task.features).scale for store in opened.values()]
         self._model = models.build(self._task, scale=scales[0] if scales else 1.0)
