@@ -78,7 +78,7 @@ def response(refusal: Refused, headers: Mapping[str, str] | None = None) -> Resp
         extra["WWW-Authenticate"] = "Bearer"
     if STATUS[refusal.code] == 503:
         extra["Retry-After"] = "2"
-    body = dumps(document(refusal), floats=True)
+    body = dumps(_plain(document(refusal)), floats=True)
     return Response(body, STATUS[refusal.code], extra, media_type=MEDIA_TYPE)
 
 
@@ -144,15 +144,20 @@ def unforeseen() -> Response:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values only: an infinite price is said in words, anything else by its text."""
+    """JSON values only: an infinite price is said in words, anything else by its text.
+
+    Half a character, which a refused request may name, has no bytes: it is told by its escape.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):
         return "infinite" if value > 0 else str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(member) for name, member in value.items()}
+        return {_plain(str(name)): _plain(member) for name, member in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(member) for member in value]
     if hasattr(value, "model_dump"):
         return _plain(value.model_dump(mode="json"))
-    return str(value)
+    return _plain(str(value))

@@ -25,6 +25,8 @@ MAX_BYTES = 1_048_576
 _INT_DIGITS = 20
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 _PLAIN = frozenset({int, str, bool, type(None)})
 # Made once; `json.dumps` would make one for every value, and `encode` one for every tree.
 _ENCODER = json.JSONEncoder(
@@ -86,8 +88,9 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
 
     Raises:
         Refused: `invalid_request` on the path of a number that is NaN, infinite, beyond a double
-            or beyond 64 bits; on a key that appears twice; on `body` for what is not UTF-8 JSON
-            or is nested deeper than `max_depth`; `too_large` beyond `max_bytes`.
+            or beyond 64 bits; on a key that appears twice; on text with half a character (a
+            surrogate alone), which has no bytes; on `body` for what is not UTF-8 JSON or is nested
+            deeper than `max_depth`; `too_large` beyond `max_bytes`.
     """
     if len(data) > max_bytes:
         raise Refused("too_large", f"the body has {len(data)} bytes; at most {max_bytes}")
@@ -95,9 +98,13 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
     if data.count(b"[") + data.count(b"{") > max_depth:
         _check_depth(data, max_depth)
     try:
-        return _READ(data.decode("utf-8"))
+        value = _READ(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, _Unlike):
         pass  # read once more, to say what and where
+    else:
+        if _ESCAPED_HALF.search(data):
+            _refuse_halves(value, "")
+        return value
     place, found = next(_places(_parsed(data), ""))
     raise invalid(place or "body", found.message, value=found.text)
 
@@ -216,6 +223,23 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise invalid(key, "appears twice in one object")
             seen.add(key)
     return members
+
+
+def _refuse_halves(value: Any, path: str) -> None:
+    """A surrogate alone is no character: one parser drops it, another replaces it, a third fails.
+
+    Escapes of two halves that belong together were read as one character before.
+    """
+    if isinstance(value, str):
+        if _HALF.search(value):
+            raise invalid(path or "body", "holds half a character (a surrogate alone)")
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _refuse_halves(name, path)
+            _refuse_halves(member, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            _refuse_halves(member, f"{path}[{index}]")
 
 
 def _check_depth(data: bytes, max_depth: int) -> None:

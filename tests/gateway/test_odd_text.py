@@ -1,7 +1,8 @@
-"""Text with a zero byte, which PostgreSQL takes nowhere: refused by field, on both databases."""
+"""Text that a database or UTF-8 has no bytes for: refused by field, on both databases."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from jobs.services import Services
 from kit.db import Database
 from policies.engine import PolicyEngine
 from tests.gateway.conftest import ROLES, Gateway, running
+
+JSON = "application/json"
 
 
 @pytest.fixture
@@ -61,3 +64,34 @@ def _user(email: str) -> dict[str, Any]:
 
 def _approval(note: str) -> dict[str, Any]:
     return {"decision": "approve", "note": note}
+
+
+def test_half_a_character_is_refused_wherever_it_stands(house: Gateway) -> None:
+    half = "\ud800"
+    asked: list[tuple[str | None, str, dict[str, Any], str]] = [
+        (None, "/v1/login", {"email": f"a{half}@b.org", "password": "x" * 20}, "email"),
+        (None, "/v1/login", {"email": "a@b.org", "password": f"x{half}"}, "password"),
+        (None, "/v1/login", {half: 1}, "body"),
+        (None, "/v1/login", {half: float("nan")}, "\\ud800"),
+        ("admin", "/v1/users", _user(f"a{half}@b.org"), "email"),
+        ("admin", "/v1/projects", {"name": "p", "title": half}, "title"),
+        ("researcher", "/v1/tokens", {"label": half}, "label"),
+        ("researcher", "/v1/jobs", {"purpose": half, half: 2}, "purpose"),
+        ("owner", "/v1/datasets", {"manifest": {"tags": ["a", half]}}, "manifest.tags[1]"),
+        ("owner", "/v1/datasets/ds_1/policies", {"source": half}, "source"),
+    ]
+    for who, path, body, field in asked:
+        problem = house.refused(
+            who, "POST", path, content=json.dumps(body), headers={"Content-Type": JSON}
+        )
+        assert problem["code"] == "invalid_request", path
+        assert [error["field"] for error in problem["errors"]] == [field], path
+
+
+def test_two_halves_that_belong_together_are_a_character(house: Gateway) -> None:
+    body = json.dumps({"label": "\U0001f512", "hours": 1})
+    assert "\\ud83d\\udd12" in body
+    made = house.ok(
+        "researcher", "POST", "/v1/tokens", content=body, headers={"Content-Type": JSON}
+    )
+    assert made["label"] == "\U0001f512"
