@@ -97,9 +97,10 @@ class FederatedRound:
     def _prepare(self, weights: Tensors, norm: Any) -> None:
         """Let the graph be rewritten once, on nobody: shards that came at once would each do it."""
         if not self._prepared:
-            columns = (self._store.column(n)[:0] for n in (self._task.features, self._task.label))
+            features = self._store.column(self._task.features)[:0]
+            labels = self._store.column(self._task.label)[:0]
             nobody = np.zeros(0, np.int32)
-            self._run(Slice(*columns, np.zeros(1, np.int32), nobody), weights, norm)
+            self._run(Slice(features, labels, np.zeros(1, np.int32), nobody), weights, norm)
             self._prepared = True
 
     def _cut(self, shard: Indices, round_number: int) -> Iterable[Slice]:
