@@ -1,0 +1,83 @@
+"""What a share remembers, and what the ledger says of its setting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from accounting import filter as admission
+from accounting import ledger, quotas
+from accounting.quotas import Kind, QuotaBalance
+from kit.db import Database
+from privacy_gateway import rdp
+from tests.accounting.support import NOW, balance, job_price, open_population, reserve, times
+
+
+def _set(session: Any, epsilon: float, kind: Kind = "researcher", **more: Any) -> ledger.Entry:
+    return ledger.set_quota(
+        session,
+        population_id="pop_a",
+        researcher_id="usr_a",
+        epsilon=epsilon,
+        actor_id="usr_owner",
+        now=NOW,
+        kind=kind,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kind", ["researcher", "project"])
+def test_a_share_is_read_back_as_it_was_set(opened: Database, kind: Kind) -> None:
+    other: Kind = "project" if kind == "researcher" else "researcher"
+    with opened.unit_of_work() as session:
+        first = _set(session, 1.0, kind)
+        second = _set(session, 2.5, kind, reason="more people")
+        share = ledger.quota(session, "pop_a", "usr_a", kind=kind)
+        nobody = ledger.quota(session, "pop_a", "usr_a", kind=other)
+        everybody = quotas.quotas(session, "pop_a")
+    assert share.terms is not None
+    assert (share.epsilon, share.terms.delta) == (2.5, balance(opened).terms.delta)
+    assert (share.charged, share.reserved) == (admission.zero(), admission.zero())
+    assert everybody == [share]
+    assert nobody == QuotaBalance("pop_a", "usr_a", None, share.charged, share.reserved, other)
+    assert nobody.limits == (rdp.INT64_MAX,) * len(rdp.ORDERS)
+    for entry, epsilon, reason in ((first, 1.0, "quota set"), (second, 2.5, "more people")):
+        said = {name: entry.leaf.get(name) for name in ("kind", "actor", "reason", kind, other)}
+        assert said == {
+            "kind": "quota", "actor": "usr_owner", "reason": reason, kind: "usr_a", other: None,
+        }  # fmt: skip
+        assert entry.leaf["quota"]["epsilon_nano"] == epsilon * rdp.NANO
+        assert len(entry.leaf["quota"]["weights"]) == len(rdp.ORDERS)
+
+
+def test_a_share_that_is_set_anew_keeps_what_was_spent_and_what_is_held(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        open_population(session, "pop_b")
+        reserve(session, "job_1", rounds=7, researcher_id="usr_a")
+        reserve(session, "job_2", rounds=3, researcher_id="usr_a", population_id="pop_b")
+        _set(session, 1.0)
+        _set(session, 3.0)
+        share = ledger.quota(session, "pop_a", "usr_a")
+        there = ledger.quota(session, "pop_b", "usr_a")
+    assert (share.charged, share.reserved) == (admission.zero(), times(7))
+    assert (there.reserved, there.terms) == (job_price().total(3), None)
+
+
+def test_shares_are_listed_researchers_first_then_projects_each_by_name(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        for kind in ("project", "researcher"):
+            for holder in ("b", "a"):
+                ledger.set_quota(
+                    session,
+                    population_id="pop_a",
+                    researcher_id=holder,
+                    epsilon=1.0,
+                    actor_id="usr_owner",
+                    now=NOW,
+                    kind=kind,
+                )
+        listed = [(one.kind, one.holder_id) for one in quotas.quotas(session, "pop_a")]
+    assert listed == [
+        ("researcher", "a"), ("researcher", "b"), ("project", "a"), ("project", "b"),
+    ]  # fmt: skip
