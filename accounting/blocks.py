@@ -9,8 +9,6 @@ nothing here may ever take a person out of a block or move what was charged.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,18 +17,20 @@ from typing import Any, Final, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import enrolled, posting
 from accounting import filter as admission
-from accounting import posting
 from accounting.errors import conflict, invalid
 from accounting.filter import Vector
 from accounting.mechanism import MAX_CLIENTS, check_count
 from accounting.posting import Balance, Entry
 from accounting.quotas import QuotaBalance
-from accounting.tables import ENTRY, POPULATION
+from accounting.tables import POPULATION
 from accounting.tables_scope import BLOCK, MEMBER
 from privacy_gateway.errors import FieldError, Refused
 
 _BATCH: Final = 5000
+digest = enrolled.digest
+sealed_digests = enrolled.sealed
 
 # Built once: composing a statement costs more than running it.
 _ALL = (
@@ -272,7 +272,7 @@ def enrol(
     known = _known(session, population_id, people)
     _refuse_overlap(name, known)
     joining = [hash_ for hash_ in people if hash_ not in known]
-    members = there.members + len(joining)
+    members = _members(session, there, len(joining))
     rest = sum(other.members for other in blocks(session, population_id) if other.name != name)
     if members + rest > before.clients:
         raise invalid(
@@ -286,42 +286,17 @@ def enrol(
         session.execute(sa.insert(MEMBER), rows)
     key = {"of_population": population_id, "of_block": name}
     session.execute(MOVE, key | {"members": members, "key_id": key_id})
-    enrolled = {
+    fact = {
         "block": name,
         "clients": there.clients,
         "dataset": dataset_id,
-        "joined": len(joining),
+        "joined": members - there.members,
         "members": members,
         "members_digest": digest(session, population_id, name),
         "key_id": key_id,
     }
-    body = {"actor": actor_id, "reason": "people enrolled", "enrolled": enrolled}
+    body = {"actor": actor_id, "reason": "people enrolled", "enrolled": fact}
     return posting.post(session, before, before, kind="note", now=now, body=body)
-
-
-def digest(session: Session, population_id: str, name: str) -> str:
-    """SHA-256 (hex) over the sorted keyed hashes of a block, as its newest enrolment sealed it."""
-    found = hashlib.sha256()
-    query = (
-        sa.select(MEMBER.c.hash)
-        .where(MEMBER.c.population_id == population_id, MEMBER.c.block == name)
-        .order_by(MEMBER.c.hash)
-    )
-    for hash_ in session.execute(query.execution_options(yield_per=_BATCH)).scalars():
-        found.update(hash_)
-    return found.hexdigest()
-
-
-def sealed_digests(session: Session, population_id: str) -> dict[str, str]:
-    """The digest that the newest enrolment of each block sealed."""
-    query = (
-        sa.select(ENTRY.c.leaf)
-        .where(ENTRY.c.population_id == population_id, ENTRY.c.kind == "note")
-        .order_by(ENTRY.c.seq)
-    )
-    leaves = (json.loads(text) for text in session.execute(query).scalars())
-    enrolled = (leaf["enrolled"] for leaf in leaves if "enrolled" in leaf)
-    return {fact["block"]: fact["members_digest"] for fact in enrolled}
 
 
 def _check_people(
@@ -353,6 +328,27 @@ def _check_people(
             "is in which block; restore the key file of the installation that enrolled them",
             key=key_id,
         )
+
+
+def _members(session: Session, there: Block, joining: int) -> int:
+    """People ever enrolled, after these; those that a restore has lost are counted already.
+
+    Raises:
+        Refused: `conflict` when people are lost and these are more than they.
+    """
+    of = (MEMBER.c.population_id == there.population_id, MEMBER.c.block == there.name)
+    present = session.execute(
+        sa.select(sa.func.count()).select_from(MEMBER).where(*of)
+    ).scalar_one()
+    if enrolled.sealed(session, there.population_id).get(there.name) in (
+        None,
+        digest(session, there.population_id, there.name),
+    ):
+        return there.members + joining
+    if present + joining > there.members:
+        detail = "people of this block were lost when a backup was restored: register theirs first"
+        raise conflict(detail, block=there.name)
+    return there.members
 
 
 def _known(session: Session, population_id: str, people: list[bytes]) -> dict[bytes, str]:

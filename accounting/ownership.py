@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from accounting import enrolled, posting
 from accounting import filter as admission
-from accounting import posting
 from accounting.budget import Filter, check_delta, epsilon_nano_of, terms_of
 from accounting.curve import Price
 from accounting.errors import conflict, invalid
@@ -186,8 +186,15 @@ def unfreeze(
     """Allow spending again.
 
     Raises:
-        Refused: `conflict` when not frozen; `invalid_request` naming `reason`; `not_found`.
+        Refused: `conflict` when not frozen, or while a restore's lost people are not enrolled
+            again; `invalid_request` naming `reason`; `not_found`.
     """
+    if lost := enrolled.lost(session, population_id):
+        raise conflict(
+            f"people of {', '.join(lost)} were lost when a backup was restored, so nobody can be "
+            "told apart; register their data again first",
+            blocks=lost,
+        )
     return _set_frozen(session, population_id, False, reason, actor_id, now)
 
 

@@ -257,7 +257,7 @@ def _quota(session: Session, before: Balance, leaf: Mapping[str, Any]) -> Balanc
 
 
 def _note(session: Session, before: Balance, leaf: Mapping[str, Any]) -> Balance:
-    """Two notes change more than the chain; who was enrolled in a block no entry tells."""
+    """Some notes change more than the chain; who was enrolled in a block no entry tells."""
     of = POPULATION.c.id == before.population_id
     if "second_person" in leaf:
         value = {"second_person": bool(leaf["second_person"])}
@@ -276,6 +276,12 @@ def _note(session: Session, before: Balance, leaf: Mapping[str, Any]) -> Balance
             )
         )
         session.execute(sa.update(POPULATION).where(of).values(blocks=POPULATION.c.blocks + 1))
+    if "enrolled" in leaf:
+        fact = leaf["enrolled"]
+        # Their number is kept and they are not, so that only they can be enrolled again.
+        block = (BLOCK.c.population_id == before.population_id, BLOCK.c.name == fact["block"])
+        kept = {"members": fact["members"], "key_id": fact["key_id"]}
+        session.execute(sa.update(BLOCK).where(*block).values(**kept))
     return before
 
 
