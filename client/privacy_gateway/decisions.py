@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from privacy_gateway import canonical
+from privacy_gateway import canonical, rdp
 from privacy_gateway.prices import Finding
 
 # Kinds that a policy must have allowed; a denied request may have been allowed by its policy.
@@ -29,6 +29,7 @@ class _Decision(NamedTuple):
     subject: str
     dataset: str
     policy: str
+    public: bool
     flaw: str | None
 
 
@@ -70,7 +71,7 @@ class Decisions:
         try:
             form = json.loads(line)
             decision, name = _decision(form), form["id"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (AttributeError, ValueError, LookupError, TypeError, RecursionError):
             self.unreadable.append(number)
             return
         before = self._known.get(name)
@@ -105,6 +106,8 @@ def _decision(form: Mapping[str, Any]) -> _Decision:
         str(question["subject"]["id"]),
         str(question["dataset"]["id"]),
         form["revision_digest"] or "",
+        # A question from before the word existed was about people.
+        question.get("job", {}).get("split") == "public_test",
         flaw,
     )
 
@@ -122,4 +125,6 @@ def _difference(
     for name, here, there in zip(_ABOUT, stated, decided, strict=True):
         if here is not None and here != there:
             return f"is about another {name}"
+    if "mechanism" in leaf and (leaf["mechanism"]["kind"] == rdp.FREE) != decision.public:
+        return f"is about {'public records' if decision.public else 'the records of people'}"
     return None

@@ -10,6 +10,7 @@ from accounting.mechanism import Mechanism
 from accounting.plan import TrainingPlan
 from accounting.report import mechanism_of, nonadaptive_epsilons
 from privacy_gateway import canonical, rdp, readings
+from privacy_gateway.decisions import Decisions
 from privacy_gateway.errors import Refused
 from privacy_gateway.prices import Prices
 
@@ -70,6 +71,37 @@ def test_an_auditor_takes_no_other_release_for_free(release: str | None) -> None
         "per_round": [0] * len(rdp.ORDERS),
     }
     assert [kind for kind, _ in Prices().findings(leaf)] == ["price"]
+
+
+@pytest.mark.parametrize("split", ["public_test", "clients", None])
+@pytest.mark.parametrize("mechanism", [FREE, PAID], ids=["free", "paid"])
+def test_an_auditor_finds_a_free_entry_that_the_policy_was_asked_about_as_people(
+    mechanism: Mechanism, split: str | None
+) -> None:
+    job = {"rounds": 1} if split is None else {"rounds": 1, "split": split}
+    question = {"subject": {"id": "usr_r"}, "dataset": {"id": "dat_1"}, "job": job}
+    said = {"verdict": {"outcome": "allow"}, "code": None, "fault": None}
+    asked = canonical.digest(question)
+    digest = canonical.digest(said | {"input": asked, "policy": "2" * 64, "library": "1" * 64})
+    form = said | {
+        "id": "dec_1",
+        "outcome": "allow",
+        "input": question,
+        "input_digest": asked,
+        "digest": digest,
+        "revision_digest": "2" * 64,
+        "library_digest": "1" * 64,
+    }
+    leaf = {
+        "kind": "reserve",
+        "job": "job_1",
+        "researcher": "usr_r",
+        "mechanism": mechanism.canonical(),
+        "facts": {"decision_id": "dec_1", "decision_digest": digest, "dataset": "dat_1"},
+    }
+    found = list(Decisions([canonical.dumps(form)]).findings(leaf))
+    honest = (mechanism == FREE) == (split == "public_test")
+    assert [kind for kind, _ in found] == ([] if honest else ["decision"])
 
 
 def test_how_many_more_has_an_end() -> None:
