@@ -85,8 +85,14 @@ def _parameters(operation: Mapping[str, Any]) -> str:
 
 def _body(operation: Mapping[str, Any]) -> str:
     content = operation.get("requestBody", {}).get("content", {})
-    schemas = [form["schema"] for form in content.values()]
-    return " or ".join(_words(schema) if "$ref" in schema else "a form" for schema in schemas)
+    return " or ".join(_sent(kind, form["schema"]) for kind, form in content.items())
+
+
+def _sent(kind: str, schema: Mapping[str, Any]) -> str:
+    """A schema, a form of fields, or a file of a media type."""
+    if "$ref" in schema:
+        return _words(schema)
+    return "a form" if kind.startswith("multipart/") else code(kind)
 
 
 def _answer(operation: Mapping[str, Any]) -> str:
