@@ -22,6 +22,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import Session
 
+from gateway.places import Places
 from gateway.tables import TOKEN, USER, Token, User
 from jobs.principal import Principal
 from kit.clock import micros
@@ -34,6 +35,8 @@ MAXIMUM_TOKEN_LENGTH = 100
 _HASHER = PasswordHasher()
 # One verification takes 64 MiB: without a bound, a flood of logins is a memory bomb.
 _HASHING = threading.BoundedSemaphore(4)
+# Strangers may log in, so logging in may never take all the threads that requests run on.
+_CHECKING = Places("log-ins", in_all=24, of_one=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +90,23 @@ def hash_password(password: str) -> str:
         return _HASHER.hash(password)
 
 
-def check_password(session: Session, *, email: str, password: str) -> User:
-    """The account that the pair opens.
+def account(session: Session, email: str) -> User | None:
+    """The account of an address; what `check_password` compares with."""
+    return session.scalar(sa.select(User).where(USER.c.email == email.strip().lower()))
+
+
+def check_password(user: User | None, password: str) -> User:
+    """The account that the password opens; takes a tenth of a second, so no transaction is open.
 
     Raises:
-        Refused: `unauthenticated`, the same for every reason and after the same work.
+        Refused: `unauthenticated`, the same for every reason and after the same work;
+            `unavailable` where too many passwords are being checked.
     """
-    query = sa.select(User).where(USER.c.email == email.strip().lower())
-    user = session.scalar(query)
     known = user is not None and user.disabled_at is None
-    stored = user.password_hash if user is not None else _decoy()
-    with _HASHING:
-        matches = _matches(stored, password)
+    with _CHECKING.taken():
+        stored = user.password_hash if user is not None else _decoy()
+        with _HASHING:
+            matches = _matches(stored, password)
     if user is None or not (known and matches):
         raise Refused("unauthenticated", "email or password is wrong")
     return user

@@ -8,9 +8,11 @@ outlives it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Query, Request
+from pydantic import AfterValidator, AwareDatetime
 
 from gateway.auth import authenticate
 from gateway.settings import GatewaySettings
@@ -80,6 +82,15 @@ def paging(
     return Paging(after, limit)
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC, where there is such a year."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of the years 1 to 9999 in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Outside = Annotated[Services, Depends(services)]
 Configured = Annotated[GatewaySettings, Depends(settings)]
 Examiners = Annotated[tuple[PolicyEngine, ...], Depends(examiners)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,31 +33,52 @@ FOLDER = "datasets"
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must hold and what its reader must know, read before the slow part begins."""
+
+    owner_id: str
+    population_id: str
+    clients: int
+
+
+def expected(session: Session, *, manifest: Manifest, owner_id: str) -> Expected:
+    """Whose file it is and how many people it must hold.
+
+    Raises:
+        Refused: `not_found` as `register`.
+    """
+    population = _population(session, manifest, owner_id)
+    return Expected(owner_id, population.id, _clients(session, manifest, population))
+
+
 def stage(
-    session: Session,
+    wanted: Expected,
     *,
     manifest: Manifest,
     source: Path,
-    owner_id: str,
     state_dir: Path,
     limits: Limits = LIMITS,
 ) -> Ingested:
     """Do the slow part of `register` — reading and sealing the file — outside a transaction.
 
-    `session` is only read. Give the result to `register` as its source.
+    It may take an hour, in which no connection is held. Give the result to `register`.
 
     Raises:
         Refused: as `register`.
     """
-    population = _population(session, manifest, owner_id)
     return ingest(
         manifest,
         source,
-        clients=_clients(session, manifest, population),
+        clients=wanted.clients,
         directory=state_dir / FOLDER,
         limits=limits,
-        member_key=None if manifest.block is None else member_key(state_dir, population.id),
-        split_key=(None if manifest.test_fraction is None else split_key(state_dir, owner_id)),
+        member_key=(
+            None if manifest.block is None else member_key(state_dir, wanted.population_id)
+        ),
+        split_key=(
+            None if manifest.test_fraction is None else split_key(state_dir, wanted.owner_id)
+        ),
     )
 
 
@@ -90,9 +112,8 @@ def register(
     """
     population = _population(session, manifest, owner_id)
     if isinstance(source, Path):
-        source = stage(
-            session, manifest=manifest, source=source, owner_id=owner_id, state_dir=state_dir
-        )
+        wanted = expected(session, manifest=manifest, owner_id=owner_id)
+        source = stage(wanted, manifest=manifest, source=source, state_dir=state_dir)
     clients = _clients(session, manifest, population)
     if source.clients != clients:
         raise invalid(

@@ -27,10 +27,11 @@ def login(
     services: Outside, settings: Configured, body: Annotated[Login, json_body(Login)]
 ) -> LoginView:
     """Trade email and password for a bearer token."""
-    # Two transactions: argon2 takes a tenth of a second, too long to hold the write lock.
+    # Two transactions, none while argon2 takes its tenth of a second: too long to hold a lock, or
+    # a connection that others wait for.
     with services.database.read() as session:
-        user = auth.check_password(session, email=body.email, password=body.password)
-        caller = auth.principal_of(user)
+        found = auth.account(session, body.email)
+    caller = auth.principal_of(auth.check_password(found, body.password))
     with services.database.unit_of_work() as session:
         issued = auth.issue(
             session,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio
@@ -15,20 +16,25 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from gateway.auth import authenticate
 from gateway.body import json_body
 from gateway.deps import Anybody, Approver, Canceller, Configured, Outside, PageAsked, Researcher
 from gateway.paging import cut
+from gateway.places import Places
 from jobs import admission, approvals, events, lifecycle, outputs, settlement, states, views
 from jobs.events import Event
-from jobs.principal import Principal
 from jobs.services import Services
 from jobs.settlement import Format
 from jobs.tables import JobRelease
-from privacy_gateway.errors import invalid
+from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.schemas import JobRequest, JobView
 from privacy_gateway.views import Approval, Page, RoundMetrics
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MOST_EVENTS = 2**31
+# Each looks into the database twice a second.
+_STREAMS = Places("event streams", in_all=512, of_one=32)
 
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _STREAM: dict[int | str, dict[str, Any]] = {
@@ -99,8 +105,9 @@ async def stream(
     services: Outside,
     settings: Configured,
     caller: Anybody,
+    request: Request,
     job_id: str,
-    after: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    after: Annotated[int, Query(ge=0, le=MOST_EVENTS)] = 0,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> EventSourceResponse:
     """What happens to a job, as server-sent events, until it is over.
@@ -109,11 +116,14 @@ async def stream(
     nothing.
     """
     if last_event_id is not None:
-        if not last_event_id.isdigit():
+        # `isdigit` alone would let through digits of other scripts, which `int` does not all read.
+        if not (last_event_id.isascii() and last_event_id.isdigit()):
             raise invalid("last-event-id", "is the number of an event", value=last_event_id)
-        after = int(last_event_id)
-    await anyio.to_thread.run_sync(_news, services, caller, job_id, after)
-    told = _tell(services, caller, job_id, after, settings.event_poll_seconds)
+        after = min(int(last_event_id), MOST_EVENTS)
+    follower = Follower(services, request.headers.get("authorization"), job_id)
+    await anyio.to_thread.run_sync(follower.news, after)
+    _STREAMS.look(caller.id)
+    told = _tell(follower, caller.id, after, settings.event_poll_seconds)
     return EventSourceResponse(told, ping=15)
 
 
@@ -183,12 +193,41 @@ def metrics(services: Outside, caller: Anybody, job_id: str) -> list[RoundMetric
     return [RoundMetrics(round=row.round, metrics=json.loads(row.metrics)) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """Who follows a job: asked for the token at every look, which may have been revoked since."""
+
+    services: Services
+    authorization: str | None
+    job_id: str
+
+    def news(self, after: int) -> tuple[bool, list[Event]]:
+        """Whether the job is over, and what is new.
+
+        Raises:
+            Refused: `unauthenticated`; `not_found` for a job that the caller may not see.
+        """
+        with self.services.database.read() as session:
+            caller = authenticate(session, self.authorization, now=self.services.clock())
+            job = views.find(session, caller, self.job_id)
+            return states.is_final(job.status), events.since(session, job.id, after=after)
+
+
 async def _tell(
-    services: Services, caller: Principal, job_id: str, after: int, pause: float
+    follower: Follower, caller_id: str, after: int, pause: float
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they come; the state is read before them, so the last one is never missed."""
+    with _STREAMS.taken(caller_id):
+        async for event in _events(follower, after, pause):
+            yield event
+
+
+async def _events(follower: Follower, after: int, pause: float) -> AsyncIterator[ServerSentEvent]:
     while True:
-        over, news = await anyio.to_thread.run_sync(_news, services, caller, job_id, after)
+        try:
+            over, news = await anyio.to_thread.run_sync(follower.news, after)
+        except Refused:  # what was allowed at the beginning no longer is
+            return
         for event in news:
             after = event.seq
             data = json.dumps(event.as_dict(), separators=(",", ":"))
@@ -197,12 +236,3 @@ async def _tell(
             return
         if not news:
             await anyio.sleep(pause)
-
-
-def _news(
-    services: Services, caller: Principal, job_id: str, after: int
-) -> tuple[bool, list[Event]]:
-    """Whether the job is over, and what is new; refuses a job the caller may not see."""
-    with services.database.read() as session:
-        job = views.find(session, caller, job_id)
-        return states.is_final(job.status), events.since(session, job_id, after=after)

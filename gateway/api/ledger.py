@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 
 from accounting import ledger
 from accounting.posting import Entry
 from accounting.tables import KINDS
 from gateway import scope
-from gateway.deps import Outside, OwnerOrAuditor, PageAsked
+from gateway.deps import Moment, Outside, OwnerOrAuditor, PageAsked
 from gateway.paging import cut
 from jobs.services import Services
 from kit.clock import rfc3339
@@ -51,8 +50,8 @@ def list_entries(
     researcher: Named = None,
     job: Named = None,
     kind: Named = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
 ) -> Page[EntryView]:
     """Entries in the order they were written."""
     if kind is not None and kind not in KINDS:
@@ -88,7 +87,9 @@ def export(
         populations = scope.population_ids(session, caller)
     headers = {"Content-Disposition": f'attachment; filename="ledger.{form}"'}
     return StreamingResponse(
-        _export(services, populations, form), media_type=_MEDIA_TYPES[form], headers=headers
+        _export(services, populations, form),
+        media_type=_MEDIA_TYPES[form],
+        headers=headers,
     )
 
 
@@ -119,7 +120,11 @@ def _export(services: Services, populations: list[str] | None, form: Form) -> It
     """Blocks of a few thousand entries at most, read while they are sent."""
     with services.database.read() as session:
         lines = ledger.export_lines(session, populations=populations)
-        yield from tabular.WRITERS[form](lines)
+        for block in tabular.WRITERS[form](lines):
+            # The reader may be slow, and others need the connection. What is left to read is
+            # bounded by heads and checkpoint, which were read first, and only ever grows.
+            session.commit()
+            yield block
 
 
 def _view(entry: Entry) -> EntryView:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from accounting import blocks, ledger, quotas
@@ -16,7 +15,7 @@ from accounting.quotas import QuotaBalance
 from accounting.tables import POPULATION, Population
 from gateway import scope
 from gateway.body import json_body
-from gateway.deps import Anybody, Outside, Owner, OwnerOrAuditor, PageAsked
+from gateway.deps import Anybody, Moment, Outside, Owner, OwnerOrAuditor, PageAsked
 from gateway.paging import page
 from jobs import projects, second_person
 from jobs.principal import Principal
@@ -87,7 +86,7 @@ def budget(
     services: Outside,
     caller: Anybody,
     population_id: str,
-    at: Annotated[AwareDatetime | None, Query(description="RFC 3339 time in the past")] = None,
+    at: Annotated[Moment | None, Query(description="RFC 3339 time in the past")] = None,
 ) -> BudgetView:
     """The odometer, now or at an earlier moment; a researcher sees only their own quota."""
     with services.database.read() as session:
@@ -347,9 +346,7 @@ def _share(share: QuotaBalance) -> dict[str, float]:
     }
 
 
-def _budget(
-    found: Odometer, shares: tuple[QuotaBalance, ...], at: AwareDatetime | None
-) -> BudgetView:
+def _budget(found: Odometer, shares: tuple[QuotaBalance, ...], at: Moment | None) -> BudgetView:
     limited = [share for share in shares if share.terms is not None]
     return BudgetView(
         population=found.population_id,

@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import AwareDatetime
 
 from accounting import log_keys
 from accounting.statement import statement
 from gateway import scope, statement_page
-from gateway.deps import Outside, OwnerOrAuditor
+from gateway.deps import Moment, Outside, OwnerOrAuditor
 
 router = APIRouter(prefix="/v1/statements", tags=["ledger"])
 
@@ -35,10 +34,10 @@ def show(
     caller: OwnerOrAuditor,
     population: Annotated[str, Query(max_length=100)],
     since: Annotated[
-        AwareDatetime | None, Query(alias="from", description="else all from the beginning")
+        Moment | None, Query(alias="from", description="else all from the beginning")
     ] = None,
     until: Annotated[
-        AwareDatetime | None, Query(alias="to", description="exclusive; else until now")
+        Moment | None, Query(alias="to", description="exclusive; else until now")
     ] = None,
     form: Annotated[Literal["json", "html"], Query(alias="format")] = "json",
 ) -> Response:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from accounting import ledger
 from accounting.ownership import open_population
 from jobs import catalogue
+from jobs.ingest import Ingested
 from jobs.tables_datasets import Dataset
 from kit.db import Database
 from kit.ragged import RaggedStore
@@ -145,17 +146,16 @@ def test_registering_again_is_the_next_version(
     assert len(ids) == 6
 
 
+def staged_for_olga(house: Database, source: Path, tmp_path: Path) -> Ingested:
+    with house.read() as session:
+        wanted = catalogue.expected(session, manifest=manifest(), owner_id="olga")
+    return catalogue.stage(wanted, manifest=manifest(), source=source, state_dir=tmp_path / "state")
+
+
 def test_staging_needs_no_transaction_and_gives_the_same(
     house: Database, source: Path, tmp_path: Path
 ) -> None:
-    with house.read() as session:
-        staged = catalogue.stage(
-            session,
-            manifest=manifest(),
-            source=source,
-            owner_id="olga",
-            state_dir=tmp_path / "state",
-        )
+    staged = staged_for_olga(house, source, tmp_path)
     with house.unit_of_work() as session:
         row = register(session, staged, tmp_path)
         assert row.digest == register(session, source, tmp_path).digest
@@ -185,14 +185,7 @@ def test_a_file_of_other_people_is_refused_with_both_numbers(
 def test_what_was_staged_for_others_cannot_be_registered(
     house: Database, source: Path, tmp_path: Path
 ) -> None:
-    with house.read() as session:
-        staged = catalogue.stage(
-            session,
-            manifest=manifest(),
-            source=source,
-            owner_id="olga",
-            state_dir=tmp_path / "state",
-        )
+    staged = staged_for_olga(house, source, tmp_path)
     with house.unit_of_work() as session, pytest.raises(Refused, match="another population"):
         register(session, staged, tmp_path, population="pop_b")
 
