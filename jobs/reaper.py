@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import sqlalchemy as sa
+from sqlalchemy import exc as database_errors
 
 from jobs import lifecycle, outbox, settlement, states
 from jobs.outbox import Send
@@ -26,6 +27,12 @@ from kit.clock import micros
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _log = log.get("jobs")
 
+_DATABASE_DOWN = (
+    database_errors.OperationalError,
+    database_errors.InterfaceError,
+    database_errors.TimeoutError,
+)
+
 # A lease that ends further away than this was written by a clock that has since been set back.
 IMPOSSIBLE_LEASE_SECONDS = 86_400.0
 
@@ -35,7 +42,7 @@ def reap(services: Services, *, limit: int = 100) -> list[str]:
     with services.database.read() as session:
         lost = session.execute(sa.select(_JOB.c.id).where(_lease_ended()).limit(limit))
         job_ids = list(lost.scalars())
-    return [job_id for job_id in job_ids if _take_back(services, job_id)]
+    return [job_id for job_id in job_ids if _alone(_take_back, services, job_id)]
 
 
 def expire(services: Services) -> list[str]:
@@ -45,10 +52,12 @@ def expire(services: Services) -> list[str]:
     with services.database.read() as session:
         waiting = lifecycle.waiting_too_long(created_before=before, now=now)
         job_ids = list(session.execute(waiting).scalars())
-    for job_id in job_ids:
+
+    def end(services: Services, job_id: str) -> bool:
         with services.database.unit_of_work() as session:
-            lifecycle.expire(session, job_id, created_before=before, now=now)
-    return job_ids
+            return lifecycle.expire(session, job_id, created_before=before, now=now)
+
+    return [job_id for job_id in job_ids if _alone(end, services, job_id)]
 
 
 class Housekeeping:
@@ -115,6 +124,17 @@ class Housekeeping:
                 _log.warning("housekeeping_failed", reason=type(error).__name__)
             self._wake.wait(self._interval)
             self._wake.clear()
+
+
+def _alone(act: Callable[[Services, str], bool], services: Services, job_id: str) -> bool:
+    """Do something to one job; where it cannot be done, the other jobs and hints must not wait."""
+    try:
+        return act(services, job_id)
+    except _DATABASE_DOWN:
+        raise
+    except Exception as error:
+        _log.error("job_not_ended", job=job_id, reason=type(error).__name__)
+        return False
 
 
 def _lease_ended() -> sa.ColumnElement[bool]:

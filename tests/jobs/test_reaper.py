@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from jobs import admission, blocks, lifecycle, presence, reaper, rounds
+from jobs import admission, blocks, lifecycle, presence, reaper, receipts, rounds
 from jobs.errors import BrokerDown
 from jobs.reaper import Housekeeping
 from jobs.rounds import Claim
 from jobs.tables import Job, WorkerPresence
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
+from privacy_gateway.schemas import JobRequest
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
 from tests.support.servers import wait_until
@@ -110,6 +111,40 @@ def test_one_step_of_housekeeping_does_it_all(market: Market) -> None:
     sent: list[str] = []
     Housekeeping(market.services, sent.append).step()
     assert sent == [held.job_id]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_job_that_cannot_be_ended_delays_no_other(
+    market: Market, monkeypatch: pytest.MonkeyPatch, waiting: bool
+) -> None:
+    """Say its request is of an older version and is not read any more."""
+    request = support.request(market.dataset_id)
+    broken = admission.submit(market.services, RESEARCHER, request, None).job.id
+    if not waiting:
+        with market.database.unit_of_work() as session:
+            most = market.services.settings.maximum_attempts - 1
+            session.execute(
+                Job.__table__.update().where(Job.__table__.c.id == broken).values(attempt=most)
+            )
+        claim(market, broken)
+        set_lease(market, broken, 1)
+    market.clock.advance(days=5)
+    sound = running(market).job_id
+    set_lease(market, sound, 1)
+    market.clock.advance(days=3)
+    read = receipts.request_of
+
+    def unreadable(row: Job) -> JobRequest:
+        if row.id == broken:
+            raise ValueError("no longer a request")
+        return read(row)
+
+    monkeypatch.setattr(receipts, "request_of", unreadable)
+    sent: list[str] = []
+    Housekeeping(market.services, sent.append).step()
+    assert sound in sent
+    assert job(market, sound).status == "queued"
+    assert job(market, broken).status == ("queued" if waiting else "running")
 
 
 def test_housekeeping_survives_a_broken_broker_and_stops_when_told(market: Market) -> None:
