@@ -20,6 +20,7 @@ from jobs.tables_datasets import Dataset
 from privacy_gateway.errors import FieldError, Refused
 
 MOST_BYTES: Final = 16 << 20
+_MOST_SCORES: Final = 1 << 20
 _WHOLE: Final = (0.0, 127.0)
 _REAL: Final = (0.0, 1.0)
 
@@ -147,5 +148,10 @@ def _labels(rng: np.random.Generator, features: Array, described: Schema) -> Arr
     centred = (flat - low) / max(high - low, 1e-300) - 0.5
     # At most 1024 of the classes occur: a teacher of a million columns is no better.
     teacher = rng.standard_normal((centred.shape[1], min(described.classes, 1024)))
-    told: Array = np.argmax(centred @ teacher, axis=1).astype(dtype)
+    # A score for each record and class at once would be gigabytes where classes are many.
+    told: Array = np.empty(len(centred), dtype)
+    step = max(1, _MOST_SCORES // teacher.shape[1])
+    for first in range(0, len(centred), step):
+        block = slice(first, first + step)
+        told[block] = np.argmax(centred[block] @ teacher, axis=1)
     return told

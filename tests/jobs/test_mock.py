@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,3 +135,16 @@ def test_an_archive_holds_plain_numbers() -> None:
     data = mock.archive(mock.mock(PLAIN, clients=2, examples=2))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         assert sorted(arrays.files) == ["client", "features", "label", "scale"]
+
+
+def test_a_label_of_many_classes_takes_no_gigabytes() -> None:
+    """A score for each record and class at once would be 340 MB here, and 17 GB at the limit."""
+    described = replace(PLAIN, feature_dtype="uint8", feature_shape=(1,), classes=1_000_000)
+    tracemalloc.start()
+    try:
+        made = mock.mock(described, clients=1000, examples=80)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(made["label"]) > 30_000
+    assert peak < 64 << 20
