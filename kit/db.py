@@ -8,10 +8,11 @@ and writers of one process queue in order; without that, read-check-write admits
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -206,6 +207,15 @@ def _postgresql(url: sa.URL, pool_size: int) -> sa.Engine:
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _private(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
+        # SQLite would make the file readable to everybody on the machine; its log and index take
+        # the file's mode. A file that is there must not even be opened: closing it would give up
+        # the locks this process has on it. Where there is no such place, SQLite says so itself.
+        if arguments and arguments[0] != ":memory:":
+            with suppress(OSError):
+                os.close(os.open(arguments[0], os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -100,3 +102,17 @@ def test_waiters_are_served_in_the_order_of_their_coming() -> None:
     for join in queued:
         join()
     assert order == list(range(5))
+
+
+def test_nobody_else_of_the_machine_can_read_the_file(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        database = Database(f"sqlite:///{tmp_path / 'gateway.sqlite3'}")
+        with database.unit_of_work() as session:
+            session.execute(sa.text("CREATE TABLE secret (number INTEGER)"))
+            made = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        database.close()
+    finally:
+        os.umask(before)
+    assert made
+    assert set(made.values()) == {0o600}, made
