@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated
 
@@ -22,6 +23,7 @@ from privacy_gateway.views import DryRun, DryRunView, Page, ProposalView, Revisi
 router = APIRouter(prefix="/v1/datasets/{dataset_id}/policies", tags=["policies"])
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 @router.post("", status_code=201)
@@ -57,7 +59,7 @@ def list_policies(
     services: Outside, caller: OwnerOrAuditor, dataset_id: str, asked: PageAsked
 ) -> Page[RevisionView]:
     """All revisions of a data set, without their texts."""
-    if asked.after is not None and not asked.after.isdigit():
+    if asked.after is not None and not _NUMBER.fullmatch(asked.after):
         raise invalid("after", "is the number of a revision", value=asked.after)
     with services.database.read() as session:
         scope.dataset(session, caller, dataset_id)

@@ -54,6 +54,9 @@ def test_parameters_that_do_not_parse_are_named(gateway: Gateway) -> None:
         ("/v1/jobs?status=asleep", "status"),
         ("/v1/ledger?since=yesterday", "since"),
         ("/v1/ledger?after=x", "after"),
+        ("/v1/datasets/d/policies?after=x", "after"),
+        ("/v1/datasets/d/policies?after=%C2%B2", "after"),  # a digit to Python, and no number
+        (f"/v1/datasets/d/policies?after={10**30}", "after"),
         ("/v1/ledger?kind=theft", "kind"),
         ("/v1/ledger/export?format=xml", "format"),
     ):
