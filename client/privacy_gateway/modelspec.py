@@ -265,11 +265,6 @@ def layer_inputs(spec: ModelSpec, index: int) -> tuple[int, ...]:
     return (index - 1,) if given is None else given
 
 
-def final_activation(spec: ModelSpec) -> str:
-    """Activation of the model's output, `linear` when the last layer has none."""
-    return str(getattr(spec.layers[-1], "activation", "linear"))
-
-
 def check_fit(
     spec: ModelSpec,
     *,
