@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from privacy_gateway import canonical, rdp
+from privacy_gateway import canonical, questioned, rdp
 from privacy_gateway.prices import Finding
 
 # Kinds that a policy must have allowed; a denied request may have been allowed by its policy.
@@ -30,6 +30,7 @@ class _Decision(NamedTuple):
     dataset: str
     policy: str
     public: bool
+    plan: questioned.Plan | None
     flaw: str | None
 
 
@@ -108,6 +109,7 @@ def _decision(form: Mapping[str, Any]) -> _Decision:
         form["revision_digest"] or "",
         # A question from before the word existed was about people.
         question.get("job", {}).get("split") == "public_test",
+        questioned.plan_of(question),
         flaw,
     )
 
@@ -127,4 +129,4 @@ def _difference(
             return f"is about another {name}"
     if "mechanism" in leaf and (leaf["mechanism"]["kind"] == rdp.FREE) != decision.public:
         return f"is about {'public records' if decision.public else 'the records of people'}"
-    return None
+    return questioned.difference(decision.plan, leaf)

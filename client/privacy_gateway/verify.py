@@ -260,7 +260,7 @@ class _Reader:
         """Hold the entry against its decision."""
         try:
             findings = list(self._decisions.findings(leaf)) if self._decisions else []
-        except (LookupError, TypeError, AttributeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             findings = [("rule", "a member is missing or of the wrong type")]
         for kind, detail in findings:
             self._found(leaf["seq"], kind, detail, name)
