@@ -29,18 +29,17 @@ CHILD = """
 import json, os, resource, sys
 import tensorflow as tf
 from worker.task import TrainingTask
-from worker.training import local, models
+from worker.training import local, models, runtime
 from worker.training.algorithms.registry import ClientRows
 
 local._BATCH_BYTES = 1 << 40  # a batch is one part, however large
 
 
 def measured(spec, few, many):
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     task = TrainingTask.model_validate(
         {"model": spec, "algorithm": "dp_fedavg", "clip_norm": 1.0, "batch_size": 4096}
     )
+    runtime.configure(task)
     model = models.build(task)
     update = local.minibatch_training(task, model, proximal_mu=0.0)
 
