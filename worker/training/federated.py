@@ -97,6 +97,8 @@ class FederatedRound:
     def _prepare(self, weights: Tensors, norm: Any) -> None:
         """Let the graph be rewritten once, on nobody: shards that came at once would each do it."""
         if not self._prepared:
+            if self._pool is not None:
+                self._pool.submit(_first_products)
             features = self._store.column(self._task.features)[:0]
             labels = self._store.column(self._task.label)[:0]
             nobody = np.zeros(0, np.int32)
@@ -127,6 +129,13 @@ class FederatedRound:
         weights = [tf.TensorSpec(shape, tf.float32) for shape in self._weights]
         int32 = tf.TensorSpec([None], tf.int32)
         return [weights, features, labels, int32, int32, tf.TensorSpec([], tf.float64)]
+
+
+def _first_products() -> None:
+    """Let oneDNN write its matrix product's machine code, on a core that would wait."""
+    rows, signals = tf.zeros([20, 64]), tf.zeros([20, 10])
+    tf.matmul(rows, tf.zeros([64, 10]))
+    tf.matmul(rows, signals, transpose_a=True)
 
 
 def slice_sum(
