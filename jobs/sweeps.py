@@ -9,6 +9,7 @@ reserved.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -33,6 +34,10 @@ from policies import revisions
 from privacy_gateway import canonical
 from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.schemas import JobRequest, SweepView
+
+# On SQLite nobody else writes meanwhile, and a worker that waits longer than 30 s loses its job.
+MOST_SECONDS = 10.0
+_TOO_SLOW = "the policies take too long to judge so many runs as one; ask for fewer at once"
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
 
@@ -186,7 +191,10 @@ def _admit(
     if taken.one_or_none() is None:
         raise _Undo(0, None)
     answers: list[Outcome | Denied | Exception] = []
+    until = time.monotonic() + MOST_SECONDS
     while len(answers) < len(attempts):
+        if answers and time.monotonic() > until:
+            raise _Undo(len(answers), Refused("unavailable", _TOO_SLOW))
         # A long group is settled in parts, all of them in this one transaction.
         answers += settle.settle(services, session, attempts[len(answers) :])
     for place, answer in enumerate(answers):

@@ -5,7 +5,7 @@ Never content: an answer holds the schema, public constants and the digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +88,17 @@ class Offered:
 
 async def offered(
     request: Request, caller: Owner, settings: Annotated[GatewaySettings, Depends(configured)]
-) -> Offered:
-    """Either form of `POST /v1/datasets`; nothing is read before the caller is known."""
+) -> AsyncIterator[Offered]:
+    """Either form of `POST /v1/datasets`; nothing is read before the caller is known.
+
+    An upload lies on disk from its first byte, so few are taken at a time, however slowly they
+    come; the place is kept until the file is read.
+    """
+    with _READING.taken(caller.id):
+        yield await _read(request, settings)
+
+
+async def _read(request: Request, settings: GatewaySettings) -> Offered:
     if media_type_of(request.headers) != "multipart/form-data":
         await read_raw(request)
         named = parse(DatasetByPath, loads_strict(request.state.raw_body))
@@ -114,7 +123,7 @@ def register(
     with services.database.read() as session:
         wanted = catalogue.expected(session, manifest=given.manifest, owner_id=caller.id)
     # No transaction is open while a file is read, which may take an hour.
-    with _READING.taken(caller.id), given.file(settings, services) as source:
+    with given.file(settings, services) as source:
         staged = catalogue.stage(
             wanted,
             manifest=given.manifest,

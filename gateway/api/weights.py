@@ -7,6 +7,7 @@ No answer holds numbers: they come back as what a job made of them, or not at al
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -15,6 +16,7 @@ from gateway.body import bounded, media_type_of
 from gateway.deps import Outside, PageAsked, Researcher
 from gateway.deps import services as outside
 from gateway.paging import cut
+from gateway.places import Places
 from jobs import starting_weights
 from jobs.services import Services
 from jobs.tables_weights import STARTING_WEIGHTS
@@ -25,6 +27,7 @@ from privacy_gateway.views import Page
 
 router = APIRouter(prefix="/v1/weights", tags=["weights"])
 
+_UPLOADS = Places("uploads of weights", in_all=8, of_one=2)
 MEDIA_TYPES = ("application/octet-stream", "application/x-npz")
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -39,13 +42,17 @@ BODY: dict[str, Any] = {
 
 async def file_of(
     request: Request, caller: Researcher, services: Annotated[Services, Depends(outside)]
-) -> bytes:
-    """The body's bytes; nothing is read before the caller is known."""
+) -> AsyncIterator[bytes]:
+    """The body's bytes; nothing is read before the caller is known.
+
+    They are kept in memory, so few are taken at a time, however slowly they come.
+    """
     media_type = media_type_of(request.headers)
     if media_type not in MEDIA_TYPES:
         raise invalid("content-type", f"is one of {', '.join(MEDIA_TYPES)}", value=media_type[:80])
     limit = starting_weights.most_bytes(services.settings.maximum_model_parameters)
-    return b"".join([chunk async for chunk in bounded(request, limit)])
+    with _UPLOADS.taken(caller.id):
+        yield b"".join([chunk async for chunk in bounded(request, limit)])
 
 
 @router.post("", status_code=201, openapi_extra=BODY)

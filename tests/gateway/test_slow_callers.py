@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ import pytest
 
 from accounting import ledger
 from gateway import auth
-from gateway.api import datasets, jobs
+from gateway.api import datasets, jobs, weights
 from gateway.api.ledger import export
 from gateway.places import Places
 from jobs.principal import Principal
@@ -117,6 +118,21 @@ def test_one_owner_reads_two_files_at_a_time_and_others_theirs(gateway: Gateway)
             problem = gateway.refused("owner", "POST", "/v1/datasets", **form)
             assert (problem["status"], problem["code"]) == (503, "unavailable")
         gateway.ok("owner", "POST", "/v1/datasets", **form)
+
+
+def test_one_researcher_uploads_two_models_at_a_time(gateway: Gateway) -> None:
+    file = io.BytesIO()
+    np.savez(file, weight_0000=np.ones((2, 2), np.float32))
+    form = {
+        "content": file.getvalue(),
+        "headers": {"Content-Type": "application/x-npz"},
+    }
+    with weights._UPLOADS.taken(gateway.ids["researcher"]):
+        with weights._UPLOADS.taken(gateway.ids["researcher"]):
+            problem = gateway.refused("researcher", "POST", "/v1/weights", **form)
+            assert (problem["status"], problem["code"]) == (503, "unavailable")
+        gateway.ok("researcher", "POST", "/v1/weights", **form)
+    assert not weights._UPLOADS._taken.total()
 
 
 def test_one_account_follows_so_many_jobs_at_a_time(gateway: Gateway) -> None:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from accounting import ledger
-from jobs import admission, lifecycle, quoting, settlement, states, sweep_quotes, sweeps
+from jobs import admission, lifecycle, quoting, settle, settlement, states, sweep_quotes, sweeps
 from jobs.principal import Principal
 from jobs.tables import Job, Outbox
 from jobs.tables_sweeps import SWEEP, SWEEP_MEMBER
@@ -211,3 +211,15 @@ def test_a_single_job_may_use_the_same_key(market: Market) -> None:
     alone = admission.submit(market.services, RESEARCHER, wanted[0], "k")
     assert not alone.replayed
     assert len(market.entries("reserve")) == 2
+
+
+def test_a_sweep_that_takes_too_long_lets_others_write_and_reserves_nothing(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (settle, sweeps):
+        monkeypatch.setattr(module, "MOST_SECONDS", 0.0)
+    with pytest.raises(Refused) as caught:
+        sweeps.submit(market.services, RESEARCHER, grid(market, 1.1, 1.3, 1.5), "slow")
+    assert caught.value.code == "unavailable"
+    assert count(market, Job.__table__) == 0
+    assert set(market.balance().reserved) == {0}
