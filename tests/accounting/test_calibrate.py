@@ -15,6 +15,7 @@ from accounting.budget import single_job_limits, terms_of
 from accounting.calculator import calculate
 from accounting.calibrate import how_many_more, max_cohort, max_rounds, min_noise
 from accounting.curve import price
+from accounting.mechanism import MAX_ROUNDS
 from accounting.plan import TrainingPlan
 from privacy_gateway import rdp
 from privacy_gateway.errors import Refused
@@ -155,7 +156,7 @@ def test_the_most_rounds_fit_and_one_more_does_not(plan: TrainingPlan, epsilon: 
     most = calibrate.most_rounds(account, plan)
     assert most >= 1
     assert fits(account, plan.changed(rounds=most))
-    assert most == calibrate.MAX_ROUNDS or not fits(account, plan.changed(rounds=most + 1))
+    assert most == MAX_ROUNDS or not fits(account, plan.changed(rounds=most + 1))
 
 
 def test_where_not_even_one_tree_fits_there_are_no_rounds() -> None:
@@ -177,3 +178,35 @@ def test_noise_that_adaptive_clipping_forbids_is_no_answer() -> None:
     loose = min_noise(budget(10_000.0, 1e-5), plan)
     assert loose is not None
     assert loose < 0.2
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_an_engine_that_is_one_step_off_changes_no_answer(off: int) -> None:
+    """The search is quick by one engine and proven by the other; the proof decides."""
+    for low, high in ((0, 0), (0, 1), (0, 6), (3, 9), (2, 1)):
+        for least in range(low, high + 2):
+            tried: list[int] = []
+
+            def proven(step: int, low: int = low, high: int = high, least: int = least) -> bool:
+                return low <= step <= high and step >= least
+
+            def quick(step: int, least: int = least, tried: list[int] = tried) -> bool:
+                tried.append(step)
+                return step >= least + off
+
+            found = calibrate._least(quick, proven, low, high)
+            none = low > high or least > high or least + off > high
+            assert found == (None if none else least), (low, high, least)
+            assert all(low <= step <= high for step in tried)
+
+
+def test_rounds_end_where_their_price_no_longer_fits_a_number() -> None:
+    """An account without limits still holds 64 bits."""
+    account, mechanism = Account((rdp.INT64_MAX,) * len(rdp.ORDERS)), poisson(1.0, 1.0)
+    most = max_rounds(account, mechanism)
+    assert 1 < most < MAX_ROUNDS
+    assert max(price(mechanism).total(most)) <= rdp.INT64_MAX
+    with pytest.raises(Refused) as refusal:
+        price(mechanism).total(most + 1)
+    assert refusal.value.code == "price_overflow"
+    assert how_many_more(account, price(mechanism), most + 1) == 0
