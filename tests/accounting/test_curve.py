@@ -258,6 +258,30 @@ def test_engines_that_disagree_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal.value.code == "price_disagreement"
 
 
+def test_a_disagreement_says_where_and_by_how_much() -> None:
+    mechanism = Mechanism("poisson_gaussian", 1.7771, 997, 13)
+    first = list(curve.authoritative(mechanism))
+    ours = rdp.curve(mechanism.canonical())[5]
+    first[5] *= 1.00001
+    with pytest.raises(Refused) as refusal:
+        curve._priced(mechanism, first)
+    assert refusal.value.code == "price_disagreement"
+    assert refusal.value.facts == {
+        "mechanism": mechanism.digest,
+        "order": rdp.ORDERS[5],
+        "authoritative": repr(first[5]),
+        "independent": repr(ours),
+    }
+
+
+def test_rounds_are_checked_in_bulk_as_they_are_one_by_one() -> None:
+    for pricing in (curve.EXACT, curve.IN_BULK):
+        for rounds in (0, -1, 10**6 + 1, True):
+            with pytest.raises(Refused) as refusal:
+                pricing.standalone_epsilon(Mechanism("gaussian", 1.0), rounds, 1e-6)
+            assert [error.field for error in refusal.value.errors] == ["rounds"]
+
+
 def test_an_engine_that_gives_up_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     for lost in (math.nan, math.inf):
         monkeypatch.setattr(curve.rdp, "curve", lambda form, lost=lost: (lost,) * 16)
