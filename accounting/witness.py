@@ -20,6 +20,7 @@ from accounting import log
 from accounting.errors import log_damaged, log_refused
 from privacy_gateway import checkpoint
 from privacy_gateway.checkpoint import BadNote, Checkpoint, Verifier
+from privacy_gateway.errors import Refused
 
 State = Literal["ok", "none", "absent"]
 
@@ -88,6 +89,25 @@ def check(session: Session, path: Path, keys: Sequence[Verifier] = ()) -> State:
     if not believed or log.root(session, seen.size) != seen.root:
         raise _differs(path, seen.size)
     return "ok"
+
+
+def refuse_older(session: Session, path: Path) -> None:
+    """Before anything is spent: a database may have become an older one while it was in use.
+
+    A failover to a replica that lagged, or a volume put back under a running gateway. Compares
+    sizes alone, which takes one small query; a witness that cannot be had holds nobody up here.
+
+    Raises:
+        Refused: `unavailable` with the reason `rolled_back`.
+    """
+    try:
+        note = read(path)
+        seen = 0 if note is None else _parsed(path, note).size
+    except (OSError, Refused):
+        return
+    have = log.size(session) if seen else 0
+    if seen > have:
+        raise _rolled_back(path, seen, have)
 
 
 def _believed(path: Path, note: str, keys: Sequence[Verifier]) -> bool:

@@ -12,13 +12,14 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from accounting import ledger
+from accounting import ledger, witness
 from jobs import recheck, rounds, settlement
 from jobs.judgement import Judgement
 from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
+from kit import log
 from policies import revisions
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
@@ -26,9 +27,13 @@ from privacy_gateway.errors import Refused
 # How often the policy may change between its answer and the lock before the job is put back.
 ASK_AGAIN = 5
 
+_log = log.get("jobs")
+
 
 class PolicyDown(Exception):
-    """The policy could not be asked; nothing was charged and the job may be tried later."""
+    """The policy could not be asked, or the database has become an older one while it was in use;
+    nothing was charged and the job may be tried later.
+    """
 
 
 def next_block(services: Services, held: Claim) -> Block | None:
@@ -56,9 +61,19 @@ def next_block(services: Services, held: Claim) -> Block | None:
             raise PolicyDown
         with services.database.unit_of_work() as session:
             job = rounds.guard(session, held)
+            _refuse_older(services, session)
             if judged is None or recheck.still_active(session, job, judged.decision):
                 return _settled(services, session, held, job, judged)
     raise PolicyDown
+
+
+def _refuse_older(services: Services, session: Session) -> None:
+    """Nothing is charged to a database that has forgotten what was spent; it may be tried later."""
+    try:
+        witness.refuse_older(session, services.settings.witness())
+    except Refused as refusal:
+        _log.error("rolled_back", reason=refusal.detail)
+        raise PolicyDown from refusal
 
 
 def _ask(services: Services, held: Claim) -> Judgement | None:

@@ -117,7 +117,11 @@ class Notary:
             newest = log.latest(session)
         if newest is None:
             return False
-        witness.write(self._services.settings.witness(), newest.note)
+        path = self._services.settings.witness()
+        if not witness.write(path, newest.note) and witness.read(path) != newest.note:
+            # It has seen more than this database holds: the database has become an older one.
+            with self._services.database.read() as session:
+                witness.refuse_older(session, path)
         return True
 
     def _signers(self) -> list[Signer]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from accounting import blocks, posting, quotas
+from accounting import blocks, posting, quotas, witness
 from accounting.book import Book
 from accounting.ledger import Balance, QuotaBalance
 from jobs import judgement, keys, projects, situation, states
@@ -55,7 +55,11 @@ def settle(
     Returns:
         An answer, or the exception of an attempt that failed alone, for each of a prefix of the
         attempts, at least one; those left over were not touched.
+
+    Raises:
+        Refused: `unavailable` where the database has become an older one.
     """
+    witness.refuse_older(session, services.settings.witness())
     now = services.clock()
     group = _Group(services, session, attempts, now)
     until = time.monotonic() + MOST_SECONDS
