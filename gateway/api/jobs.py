@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import anyio
@@ -210,7 +210,16 @@ class Follower:
         with self.services.database.read() as session:
             caller = authenticate(session, self.authorization, now=self.services.clock())
             job = views.find(session, caller, self.job_id)
-            return states.is_final(job.status), events.since(session, job.id, after=after)
+            news = events.since(session, job.id, after=after)
+            if caller.role == "researcher" and not outputs.metrics_shown(session, job):
+                news = [_without_figures(event) for event in news]
+            return states.is_final(job.status), news
+
+
+def _without_figures(event: Event) -> Event:
+    """An adaptive clip norm is a figure about the model, which the owner may withhold or delay."""
+    body = {name: value for name, value in event.body.items() if name != "clip_norm"}
+    return replace(event, body=body)
 
 
 async def _tell(

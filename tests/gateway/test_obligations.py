@@ -157,3 +157,26 @@ def test_jobs_beyond_the_owners_number_wait_in_the_queue(
     with services.database.unit_of_work() as session:
         rounds.release(session, held, reason="for a test", now=utc_now())
     assert run(services, second) == "ended"
+
+
+@pytest.mark.parametrize(
+    ("obliged", "shown"),
+    [
+        ("set()", True),
+        ('{{"type": "release_delay_hours", "value": 24}}', False),
+        ('{{"type": "outputs", "value": ["receipt"]}}', False),
+    ],
+)
+def test_an_adaptive_norm_leaves_by_the_events_no_earlier_than_by_the_other_doors(
+    clinic: Clinic, services: Services, obliged: str, shown: bool
+) -> None:
+    govern(clinic, policy(), obliged=obliged)
+    job = submit(clinic, algorithm__clip_norm="adaptive", noise_multiplier=1.5)["id"]
+    assert run(services, job) == "ended"
+    told = {}
+    for who in ("researcher", "owner"):
+        with clinic.house.client(who) as client:
+            told[who] = client.get(f"/v1/jobs/{job}/events").text
+    assert "event: published" in told["researcher"]
+    assert ("clip_norm" in told["researcher"]) is shown
+    assert "clip_norm" in told["owner"]
