@@ -102,8 +102,9 @@ def recover(session: Session, lost: Missing, *, now: datetime, actor_id: str) ->
         actor_id: who restores.
 
     Raises:
-        Refused: `conflict` naming the entry that cannot be replayed.
+        Refused: `conflict` naming the entry that cannot be replayed, or that nobody vouches for.
     """
+    lost = _believed(lost)
     replayed = _replay(session, lost)
     # Whoever held a reservation may have drawn on it after the newest entry that is known.
     forfeited = _forfeit(session, now)
@@ -121,6 +122,43 @@ def recover(session: Session, lost: Missing, *, now: datetime, actor_id: str) ->
         if any(b'"enrolled":' in line.leaf for line in tail):
             _freeze(session, population, actor_id, now)
     return Recovered(replayed, tuple(forfeited))
+
+
+def _believed(lost: Missing) -> Missing:
+    """Behind the last checkpoint anybody could have written an entry: none that gives is believed.
+
+    Its chain ends before it. What was spent behind it is not forgotten either: that is refused.
+    """
+    covered: dict[str, int] = {}
+    for population, seq in lost.places:
+        covered[population] = max(seq, covered.get(population, 0))
+    tails = {}
+    for population, tail in lost.tails.items():
+        leaves = [json.loads(line.leaf) for line in tail]
+        giving = [
+            place
+            for place, leaf in enumerate(leaves)
+            if leaf["seq"] > covered.get(population, 0) and _gives(leaf)
+        ]
+        end = giving[0] if giving else len(tail)
+        if any(leaf["kind"] in ("reserve", "charge") for leaf in leaves[end:]):
+            seq = leaves[end]["seq"]
+            raise conflict(
+                f"entry {seq} of {population} gives budget and is under no checkpoint, and more was"
+                " spent behind it; take an export that was made some seconds later",
+                population=population,
+                seq=seq,
+            )
+        if end:
+            tails[population] = tail[:end]
+    return Missing(tails, lost.places)
+
+
+def _gives(leaf: Mapping[str, Any]) -> bool:
+    """Whether more may be spent after this entry than before."""
+    return leaf["kind"] in ("grant", "unfreeze", "void") or bool(
+        leaf["kind"] == "note" and {"second_person", "opened", "enrolled"} & leaf.keys()
+    )
 
 
 def _replay(session: Session, lost: Missing) -> int:
