@@ -156,9 +156,9 @@ def _believed(lost: Missing) -> Missing:
 
 def _gives(leaf: Mapping[str, Any]) -> bool:
     """Whether more may be spent after this entry than before."""
-    return leaf["kind"] in ("grant", "unfreeze", "void") or bool(
-        leaf["kind"] == "note" and {"second_person", "opened", "enrolled"} & leaf.keys()
-    )
+    if leaf["kind"] == "note":
+        return leaf.get("second_person") is False or bool({"opened", "enrolled"} & leaf.keys())
+    return leaf["kind"] in ("grant", "unfreeze", "void")
 
 
 def _replay(session: Session, lost: Missing) -> int:

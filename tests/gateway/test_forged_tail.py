@@ -30,6 +30,12 @@ def settled(session: Session) -> None:
     settle(session, "job_1")
 
 
+def careful(session: Session) -> None:
+    ledger.set_second_person(
+        session, population_id="pop_a", needed=True, reason="care from now on", **OWNER
+    )
+
+
 def lived(tmp_path: Path, engine: PolicyEngine, *tail: Callable[[Session], object]) -> Machine:
     """A backup, five rounds charged after it and signed, then `tail`, which nobody signed."""
     settings = GatewaySettings(
@@ -87,3 +93,12 @@ def test_what_was_spent_last_is_written_back_unsigned(tmp_path: Path, engine: Po
     machine = lived(tmp_path, engine, lambda session: reserve(session, "job_2", rounds=3))
     done = machine.back(folder=tmp_path / "backup", export=tmp_path / "newer.jsonl")
     assert (done.written_back, done.forfeited) == (2, ("job_1", "job_2"))
+
+
+def test_a_stricter_rule_is_written_back_unsigned(tmp_path: Path, engine: PolicyEngine) -> None:
+    machine = lived(tmp_path, engine, careful)
+    machine.back(folder=tmp_path / "backup", export=tmp_path / "newer.jsonl")
+    database = machine.database()
+    with database.read() as session:
+        assert ledger.balance(session, "pop_a").second_person
+    database.close()
