@@ -21,6 +21,8 @@ from privacy_gateway.errors import invalid
 from privacy_gateway.manifest import Manifest
 
 _ROWS_PER_BLOCK = 4096
+# A cell takes some fifty bytes as text, whatever it holds.
+_CELLS_PER_BLOCK = 1 << 20
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -128,17 +130,19 @@ def _stream(
     row_bytes = 4 * len(layout.features)
     most = min(limits.rows, limits.unpacked_bytes // row_bytes)
     block: list[list[str]] = []
+    together = max(1, min(_ROWS_PER_BLOCK, _CELLS_PER_BLOCK // len(layout.features)))
     for number, row in enumerate((row for row in rows if row), start=1):
         if len(row) != layout.width:
             unreadable(f"row {number} has {len(row)} cells, the header {layout.width}")
         within(number, most, "the file has too many rows")
         _take(row, number, layout, columns, limits)
-        block.append(row)
-        if len(block) == _ROWS_PER_BLOCK:
-            target.write(_numbers(block, number, layout).tobytes())
+        # Columns that nobody named may be any number.
+        block.append([row[at] for at in layout.features])
+        if len(block) == together:
+            target.write(_numbers(block, number).tobytes())
             block.clear()
     if block:
-        target.write(_numbers(block, len(columns.label), layout).tobytes())
+        target.write(_numbers(block, len(columns.label)).tobytes())
 
 
 def _take(row: list[str], number: int, layout: _Layout, columns: _Columns, limits: Limits) -> None:
@@ -155,18 +159,17 @@ def _take(row: list[str], number: int, layout: _Layout, columns: _Columns, limit
         columns.test.append(bool(flag))
 
 
-def _numbers(block: list[list[str]], last: int, layout: _Layout) -> npt.NDArray[np.float32]:
-    """Feature cells of a block as float32 (rows, features)."""
-    positions = layout.features
+def _numbers(block: list[list[str]], last: int) -> npt.NDArray[np.float32]:
+    """Feature cells of a block, which ends with row `last`, as float32 (rows, features)."""
     try:
         # The common case, three times faster; a separator anywhere falls back to the careful way.
         if any("_" in cell for row in block for cell in row):
             raise ValueError
-        values = [[float(row[at]) for at in positions] for row in block]
+        values = [[float(cell) for cell in row] for row in block]
     except ValueError:
         first = last - len(block) + 1
         values = [
-            [_number(row[at], number, f"manifest.features[{i}]") for i, at in enumerate(positions)]
+            [_number(cell, number, f"manifest.features[{i}]") for i, cell in enumerate(row)]
             for number, row in enumerate(block, start=first)
         ]
     return np.asarray(values, dtype=np.float64).astype(np.float32)

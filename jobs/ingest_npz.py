@@ -136,6 +136,13 @@ def read(path: Path, manifest: Manifest, scratch: Path, limits: Limits) -> Sourc
         within(
             client.dtype.itemsize, limits.client_bytes, "a client id is too long", "manifest.client"
         )
+        # Compressed, gigabytes of zeros are a small file; this one column is sorted in memory.
+        within(
+            client.data_bytes,
+            limits.client_column_bytes,
+            "the client ids take too many bytes",
+            "manifest.client",
+        )
         test = None
         if manifest.test is not None:
             test = _vector(opened, manifest.test, "manifest.test", _WHOLE)

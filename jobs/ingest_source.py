@@ -34,7 +34,8 @@ class Limits:
     records, `row_elements` the numbers in one record, `members` the entries of an archive,
     `line_bytes` one line of CSV, `client_bytes` one client's id, `record_bytes` one TFRecord or
     one user of a LEAF file (parsed in memory, up to ten times as large), `row_group_bytes` one
-    column of one row group of a Parquet file.
+    column of one row group of a Parquet file, `client_column_bytes` all ids of an NPZ archive
+    (sorted in memory, several times as large).
     """
 
     file_bytes: int = 8 << 30
@@ -44,6 +45,7 @@ class Limits:
     members: int = 256
     line_bytes: int = 1 << 20
     client_bytes: int = 1024
+    client_column_bytes: int = 2 << 30
     record_bytes: int = 32 << 20
     row_group_bytes: int = 1 << 30
 

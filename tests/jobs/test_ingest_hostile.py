@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import ingest_csv
 from jobs.ingest_source import LIMITS, Limits
+from privacy_gateway.manifest import Manifest
 from tests.jobs.npz_files import CSV, SECRET, Files, columns, csv_text
 
 
@@ -96,10 +99,34 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(files: Files) -> None:
         (replace(LIMITS, members=2), "source"),
         (replace(LIMITS, rows=5), "manifest.features[0]"),
         (replace(LIMITS, row_elements=1), "manifest.features"),
+        (replace(LIMITS, client_column_bytes=10), "manifest.client"),
     ],
 )
 def test_every_limit_holds(files: Files, limits: Limits, field: str) -> None:
     assert files.refused(files.npz(), field, limits=limits).code == "too_large"
+
+
+def test_columns_that_nobody_named_are_not_kept(tmp_path: Path) -> None:
+    """Cells are fifty times as large in memory: a file of a gigabyte took all there is."""
+    others = 50_000
+    source = tmp_path / "wide.csv"
+    with source.open("w", encoding="ascii") as file:
+        file.write("who,y,a" + "," * others + "\n")
+        for row in range(40):
+            file.write(f"p{row},1,2" + ",17" * others + "\n")
+    manifest = Manifest(
+        name="wide", population="pop_1", client="who", features=("a",), label="y", format="csv"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    tracemalloc.start()
+    try:
+        found = ingest_csv.read(source, manifest, scratch, LIMITS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.records.rows == 40
+    assert peak < 32 << 20
 
 
 def damaged(source: Path, change: Callable[[bytearray], object]) -> Path:
