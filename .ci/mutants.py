@@ -1,9 +1,9 @@
-"""Mutation testing of the accountant (`make mutants`): lay the house out, run mutmut, count.
+"""Mutation testing of the accountant (`make mutants`): lay the house out, judge, count.
 
 mutmut wants packages side by side below one root, so rooms and tests are copied to
 `.cache/mutants`; nothing in the checkout is ever touched. A mutant that changes only the wording of
 a message is counted apart: tests assert codes and fields, not prose. `MUTANTS` names some mutants,
-`MUTANTS_SECONDS` limits the time, `MUTANTS_CHILDREN` the processes.
+`MUTANTS_SECONDS` limits the judging; see `mutants_judge.py`, which keeps one core busy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -54,22 +53,13 @@ def lay_out() -> None:
 
 
 def run() -> None:
-    """Run mutmut at low priority; when its time is over what it found is kept."""
-    children = os.environ.get("MUTANTS_CHILDREN", "2")
+    """Make and judge at low priority; when the time is over what was found is kept."""
     chosen = os.environ.get("MUTANTS", "").split()
-    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", children]
+    judge = [sys.executable, str(Path(__file__).with_name("mutants_judge.py"))]
     environment = os.environ | {"HYPOTHESIS_PROFILE": "mutants", "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        ["nice", "-n", "10", *command, *chosen],
-        cwd=HOUSE,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        process.wait(float(os.environ.get("MUTANTS_SECONDS", "7200")))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    for arguments, folder in (["prepare"], HOUSE), (["judge", *chosen], HOUSE / "mutants"):
+        command = ["nice", "-n", "10", *judge, *arguments]
+        subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
 def report() -> int:
