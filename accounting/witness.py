@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -102,12 +103,17 @@ def refuse_older(session: Session, path: Path) -> None:
     """
     try:
         note = read(path)
-        seen = 0 if note is None else _parsed(path, note).size
-    except (OSError, Refused):
+        seen = 0 if note is None else _size(note)
+    except (OSError, Refused, BadNote):
         return
     have = log.size(session) if seen else 0
     if seen > have:
         raise _rolled_back(path, seen, have)
+
+
+@lru_cache(maxsize=2)
+def _size(note: str) -> int:
+    return checkpoint.parse(note).checkpoint.size
 
 
 def _believed(path: Path, note: str, keys: Sequence[Verifier]) -> bool:
