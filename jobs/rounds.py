@@ -54,6 +54,42 @@ def _sqlite_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
 
 
+# Built once: composing a statement costs more than running it, and these run in every round.
+# A lease that ended is over even before the reaper has seen it.
+_RENEW = (
+    sa.update(_JOB)
+    .where(
+        _JOB.c.id == sa.bindparam("held_job"),
+        _JOB.c.fence == sa.bindparam("held_fence"),
+        _JOB.c.status == "running",
+        _JOB.c.lease_expires_at > database_micros(),
+    )
+    .values(lease_expires_at=database_micros() + sa.bindparam("lease", type_=sa.BigInteger()))
+    .returning(_JOB.c.rounds, _JOB.c.rounds_charged, _JOB.c.rounds_published)
+)
+_PUBLISH = {
+    is_sqlite: insert(_RELEASE)
+    .on_conflict_do_nothing(index_elements=["job_id", "round"])
+    .returning(_RELEASE.c.round)
+    for is_sqlite, insert in ((True, sqlite_insert), (False, postgresql_insert))
+}
+_FORGET_BEFORE = (
+    sa.update(_RELEASE)
+    .where(
+        _RELEASE.c.job_id == sa.bindparam("held_job"),
+        _RELEASE.c.round < sa.bindparam("before"),
+        _RELEASE.c.weights.is_not(None),
+    )
+    .values(weights=None, server_state=None)
+)
+# The cap on attempts is meant for a job that does not get on.
+_GET_ON = (
+    sa.update(_JOB)
+    .where(_JOB.c.id == sa.bindparam("held_job"))
+    .values(rounds_published=sa.bindparam("published"), attempt=0, updated_at=sa.bindparam("now"))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right of one worker to one job, until the lease ends or the fence rises.
@@ -131,14 +167,22 @@ def renew(session: Session, held: Claim) -> None:
     Raises:
         FencedOut: the claim is no longer in force.
     """
-    renewed = session.execute(
-        _JOB.update()
-        .where(_in_force(held))
-        .values(lease_expires_at=_lease_end(held.lease_seconds))
-        .returning(_JOB.c.id)
+    _renewed(session, held)
+
+
+def _renewed(session: Session, held: Claim) -> sa.Row[Any]:
+    """Renew, and tell how far the job is; its row is locked until the transaction ends."""
+    row = session.execute(
+        _RENEW,
+        {
+            "held_job": held.job_id,
+            "held_fence": held.fence,
+            "lease": _lease_micros(held.lease_seconds),
+        },
     ).one_or_none()
-    if renewed is None:
+    if row is None:
         raise FencedOut(held.job_id, held.fence)
+    return row
 
 
 def guard(session: Session, held: Claim) -> Job:
@@ -223,41 +267,36 @@ def publish(
         FencedOut: the claim is no longer in force.
         ValueError: the round does not follow the last published one, or nobody paid for it.
     """
-    job = guard(session, held)
+    job = _renewed(session, held)
     if round_number <= job.rounds_published:
         return False
     if round_number != job.rounds_published + 1 or round_number > job.rounds:
         raise ValueError(f"round {round_number} does not follow {job.rounds_published}")
     if round_number > job.rounds_charged:
         raise ValueError(f"round {round_number} is published though nobody paid for it")
-    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     inserted = session.execute(
-        insert(_RELEASE)
-        .values(
-            job_id=job.id,
-            round=round_number,
-            attempt=held.attempt,
-            fence=held.fence,
-            digest=digest,
-            weights=weights,
-            server_state=server_state,
-            published_at=micros(now),
-        )
-        .on_conflict_do_nothing(index_elements=["job_id", "round"])
-        .returning(_RELEASE.c.round)
+        _PUBLISH[session.get_bind().dialect.name == "sqlite"],
+        {
+            "job_id": held.job_id,
+            "round": round_number,
+            "attempt": held.attempt,
+            "fence": held.fence,
+            "digest": digest,
+            "weights": weights,
+            "server_state": server_state,
+            "published_at": micros(now),
+        },
     ).one_or_none()
     if inserted is None:
         return False
-    _forget_before(session, job.id, round_number)
-    job.rounds_published = round_number
-    # The cap on attempts is meant for a job that does not get on.
-    job.attempt = 0
-    job.updated_at = micros(now)
-    session.flush()
+    # Only the newest model is needed to go on; older rows keep their digest.
+    session.execute(_FORGET_BEFORE, {"held_job": held.job_id, "before": round_number})
+    moved = {"held_job": held.job_id, "published": round_number, "now": micros(now)}
+    session.execute(_GET_ON, moved)
     body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
     if clip_norm is not None:
         body["clip_norm"] = clip_norm
-    events.record(session, job.id, "published", now=now, body=body)
+    events.record(session, held.job_id, "published", now=now, body=body)
     return True
 
 
@@ -313,7 +352,11 @@ def checkpoint(session: Session, job_id: str) -> Checkpoint | None:
 
 
 def _lease_end(lease_seconds: float) -> sa.ColumnElement[int]:
-    return database_micros() + round(lease_seconds * 1_000_000)
+    return database_micros() + _lease_micros(lease_seconds)
+
+
+def _lease_micros(lease_seconds: float) -> int:
+    return round(lease_seconds * 1_000_000)
 
 
 def _one_too_many(session: Session, job_id: str) -> bool:
@@ -334,26 +377,3 @@ def _one_too_many(session: Session, job_id: str) -> bool:
         _JOB.c.dataset_id == job.dataset_id, _JOB.c.status == "running"
     )
     return bool(session.execute(running).scalar_one() >= most)
-
-
-def _in_force(held: Claim) -> sa.ColumnElement[bool]:
-    """A lease that ended is over even before the reaper has seen it."""
-    return sa.and_(
-        _JOB.c.id == held.job_id,
-        _JOB.c.fence == held.fence,
-        _JOB.c.status == "running",
-        _JOB.c.lease_expires_at > database_micros(),
-    )
-
-
-def _forget_before(session: Session, job_id: str, round_number: int) -> None:
-    """Only the newest model is needed to go on; older rows keep their digest."""
-    session.execute(
-        _RELEASE.update()
-        .where(
-            _RELEASE.c.job_id == job_id,
-            _RELEASE.c.round < round_number,
-            _RELEASE.c.weights.is_not(None),
-        )
-        .values(weights=None, server_state=None)
-    )
