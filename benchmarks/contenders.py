@@ -82,7 +82,7 @@ def _serve(pipe: Connection, kind: str, task: dict[str, Any], store: str) -> Non
     """In the child: answer rounds until the other end is gone."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
-        prepare = {"flat": _flat, "naive": _naive}[kind]
+        prepare = {"flat": _flat, "clip": _clip, "naive": _naive}[kind]
         prepared = prepare(TrainingTask.model_validate(task), RaggedStore.open(Path(store)))
         while True:
             asked = pipe.recv()
@@ -100,7 +100,9 @@ def _lap(prepare: Callable[[int], Callable[[], Vector]], number: int) -> Lap:
     return Lap(time.perf_counter() - started, time.process_time() - used, total)
 
 
-def _flat(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[], Vector]]:
+def _flat(
+    task: TrainingTask, store: RaggedStore, *, train: bool = True
+) -> Callable[[int], Callable[[], Vector]]:
     """The house's engine, set up as launcher and `worker.training.session` do."""
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
     from worker.training import models, runtime
@@ -111,7 +113,8 @@ def _flat(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[]
     runtime.configure(task)
     model = models.build(task)
     shapes = [weight.shape for weight in model.weights]
-    engine = FederatedRound(task, store, algorithm_of(task).local(task, model), shapes)
+    local = algorithm_of(task).local(task, model) if train else _made_up
+    engine = FederatedRound(task, store, local, shapes)
     everybody = np.arange(store.clients)
 
     def run(number: int) -> Vector:
@@ -119,6 +122,18 @@ def _flat(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[]
         return _flatten(sums) * task.clip_norm / GRID
 
     return lambda number: lambda: run(number)
+
+
+def _clip(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[], Vector]]:
+    """The same, but no client trains."""
+    return _flat(task, store, train=False)
+
+
+def _made_up(weights: list[Any], rows: Any) -> list[Any]:
+    """An update that is new for every client, so that nothing is computed once for all."""
+    import tensorflow as tf
+
+    return [weight * tf.cast(rows.seed, tf.float32) for weight in weights]
 
 
 def _naive(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[], Vector]]:

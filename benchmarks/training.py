@@ -3,6 +3,7 @@
 Everything takes turns on the same clients: the naive Keras loop, the flat-ragged engine on one
 core and on all, and the round as a worker runs it: cohort, sandbox in another process, check,
 noise, server step. Sums of the engines are compared, so that speed is not bought with a mistake.
+A second table splits a round into its parts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks import market
+from benchmarks import market, parts
 from benchmarks.contenders import Lap, contender
 from benchmarks.models import CNN, LR, LSTM, MLP, Model
 from benchmarks.report import Table, cores
@@ -33,7 +34,8 @@ NAIVE, ALONE, WHOLE = "naive Keras loop", "engine alone", "whole round"
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
-    """One table over all models."""
+    """Engines against each other, and the parts of a round."""
+    models = (LR, MLP, CNN, LSTM) if sizes.full else (LR, MLP)
     table = Table(
         "training",
         "clients a second, 10 to 300 examples each, batch 20",
@@ -46,7 +48,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             "of GEMM peak",
         ),
     )
-    for model in (LR, MLP, CNN, LSTM) if sizes.full else (LR, MLP):
+    for model in models:
         with market.scratch() as folder:
             _race(table, model, folder, sizes)
     table.notes.append(
@@ -54,6 +56,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         "of GEMM peak: useful operations a processor-second to those of a 1024² matrix product"
     )
     yield table
+    yield parts.table(models, sizes)
 
 
 def _race(table: Table, model: Model, folder: Path, sizes: Sizes) -> None:
