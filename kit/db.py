@@ -24,6 +24,7 @@ from kit import liveness, patience
 BUSY_SECONDS = 30
 TURN_SECONDS = 2.0
 CACHE_KIB = 65_536
+READERS_CACHE_KIB = 2_048
 CHECKPOINT_PAGES = 8_000
 
 
@@ -119,6 +120,7 @@ class Database:
         self.url = _with_driver(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgresql(self.url, pool_size)
+        self._writing = _sqlite_writer(self.url) if self.is_sqlite else self.engine
         if not self.is_sqlite:
             patience.install(self.engine, silence_seconds)
             liveness.install(self.engine)
@@ -129,10 +131,10 @@ class Database:
     def unit_of_work(self) -> Iterator[Session]:
         """A writing transaction: commits at the end, rolls back on any exception."""
         if not self.is_sqlite:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with Session(self._writing, expire_on_commit=False) as session, session.begin():
                 yield session
             return
-        with self._writer, Session(self.engine, expire_on_commit=False) as session:
+        with self._writer, Session(self._writing, expire_on_commit=False) as session:
             session.connection(execution_options={"begin": "IMMEDIATE"})
             with _committing(session):
                 yield session
@@ -176,6 +178,7 @@ class Database:
     def close(self) -> None:
         """Give every connection back."""
         self.engine.dispose()
+        self._writing.dispose()
 
 
 @contextmanager
@@ -205,8 +208,17 @@ def _postgresql(url: sa.URL, pool_size: int) -> sa.Engine:
     )
 
 
-def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+def _sqlite_writer(url: sa.URL) -> sa.Engine:
+    """One connection for all writers, who come one after the other.
+
+    Pages of a hot ledger stay at hand: reading them back from the file costs more than an insert. A
+    reader's pages are worth nothing after the next commit, and there are many readers.
+    """
+    return _sqlite(url, cache_kib=CACHE_KIB, pool_size=1, max_overflow=0)
+
+
+def _sqlite(url: sa.URL, *, cache_kib: int = READERS_CACHE_KIB, **pool: int) -> sa.Engine:
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **pool)
 
     @sa.event.listens_for(engine, "do_connect")
     def _private(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
@@ -224,9 +236,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
-            # Pages of a hot ledger stay at hand: reading them back from the file costs more than
-            # an insert. Memory is used as it is needed.
-            f"cache_size=-{CACHE_KIB}",
+            f"cache_size=-{cache_kib}",
             # Every commit writes the same hot pages; the fewer times they are copied home, the
             # less waits for it. 32 MB of log are read back in a moment after a crash.
             f"wal_autocheckpoint={CHECKPOINT_PAGES}",
