@@ -217,19 +217,14 @@ def test_a_mutant_of_adaptive_clipping_is_found(
 
 
 SHRINK = "shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))"
-STEPS = "steps = [tf.cast(tf.math.multiply_no_nan(w, factor), tf.int32) for w in wide]"
-PER_LAYER = """norms = [tf.maximum(tf.norm(w), 1e-300) for w in wide]
-    each = [tf.minimum(clip_norm / n, 1.0) * GRID * _MARGIN / clip_norm for n in norms]
-    held = [tf.where(finite, factor, 0.0) for factor in each]
-    steps = [tf.cast(tf.math.multiply_no_nan(w, f), tf.int32) for w, f in zip(wide, held)]"""
+STEP = "steps.append(tf.cast(tf.math.multiply_no_nan(wide, factor), tf.int32))"
+# Each layer of the audit's model is one of the pieces that are clipped.
+PER_LAYER = """own = tf.minimum(clip_norm / tf.maximum(tf.norm(wide), 1e-300), 1.0)
+        held = tf.where(finite, own * GRID * _MARGIN / clip_norm, 0.0)
+        steps.append(tf.cast(tf.math.multiply_no_nan(wide, held), tf.int32))"""
 UNTRUSTED: dict[str, tuple[tuple[str, str], ...]] = {
     "no clip": ((SHRINK, "shrink = tf.constant(1.0, tf.float64)"),),
-    "a clip for each layer": (
-        (
-            STEPS,
-            PER_LAYER,
-        ),
-    ),
+    "a clip for each layer": ((STEP, PER_LAYER),),
 }
 
 

@@ -211,6 +211,7 @@ def test_there_is_no_other_process(attack: Attack, how: str) -> None:
 def test_no_other_process_can_be_touched(attack: Attack, how: str) -> None:
     """This process (the worker), the parent of sandboxes, the first process, everybody."""
     assert isinstance(attack.way, Zygote)
+    attack.way.start()
     targets = [os.getpid(), attack.way.pid, 1]
     if how in ("kill", "probe"):
         targets += [0, -1]
