@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from privacy_gateway.canonical import MAX_BYTES, loads_strict
+from privacy_gateway.canonical import MAX_BYTES, loads_strict, texts
 from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.schemas import parse
 
@@ -48,7 +48,7 @@ class StrictJson(Generic[Model]):
     def __call__(self, request: Request, _read: None = Depends(read_raw)) -> Model:
         value = loads_strict(request.state.raw_body)
         if _ESCAPED_ZERO in request.state.raw_body:
-            _refuse_zero_bytes(value, "")
+            _refuse_zero_bytes(value)
         return parse(self.model, value)
 
 
@@ -125,18 +125,11 @@ def form_file(form: FormData, name: str) -> UploadFile:
     return value
 
 
-def _refuse_zero_bytes(value: Any, path: str) -> None:
+def _refuse_zero_bytes(value: Any) -> None:
     """The same in a JSON body, named by its member."""
-    if isinstance(value, str):
-        if _ZERO in value:
+    for path, text in texts(value):
+        if _ZERO in text:
             raise invalid(path or "body", _HOLDS_ZERO)
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            _refuse_zero_bytes(name, path)
-            _refuse_zero_bytes(member, f"{path}.{name}" if path else name)
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            _refuse_zero_bytes(member, f"{path}[{index}]")
 
 
 def too_large(limit: int) -> Refused:

@@ -103,7 +103,7 @@ def loads_strict(data: bytes, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
         pass  # read once more, to say what and where
     else:
         if _ESCAPED_HALF.search(data):
-            _refuse_halves(value, "")
+            _refuse_halves(value)
         return value
     place, found = next(_places(_parsed(data), ""))
     raise invalid(place or "body", found.message, value=found.text)
@@ -225,21 +225,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse_halves(value: Any, path: str) -> None:
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a JSON value, names of members too, as (path it stands at, text)."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            yield path, name
+            yield from texts(member, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            yield from texts(member, f"{path}[{index}]")
+
+
+def _refuse_halves(value: Any) -> None:
     """A surrogate alone is no character: one parser drops it, another replaces it, a third fails.
 
     Escapes of two halves that belong together were read as one character before.
     """
-    if isinstance(value, str):
-        if _HALF.search(value):
+    for path, text in texts(value):
+        if _HALF.search(text):
             raise invalid(path or "body", "holds half a character (a surrogate alone)")
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            _refuse_halves(name, path)
-            _refuse_halves(member, f"{path}.{name}" if path else name)
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            _refuse_halves(member, f"{path}[{index}]")
 
 
 def _check_depth(data: bytes, max_depth: int) -> None:
