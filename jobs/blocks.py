@@ -8,6 +8,7 @@ charge is committed. It must never return rounds that nobody paid for.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -18,7 +19,6 @@ from jobs.judgement import Judgement
 from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
-from jobs.tables_datasets import Dataset
 from kit import log
 from policies import revisions
 from privacy_gateway import canonical
@@ -104,8 +104,10 @@ def _settled(
         settlement.end(session, job, "stopped_by_policy", reason=reason, now=now)
         return None
     # The owner's latest word on outputs is the one that counts when results are handed out.
-    job.obligations = canonical.dumps(judged.decision.verdict.obligations.as_dict()).decode()
-    return _charge(services, session, held, job, judged, decision_id, now)
+    obligations = judged.decision.verdict.obligations
+    job.obligations = canonical.dumps(obligations.as_dict()).decode()
+    block = _charge(services, session, held, job, judged, decision_id, now)
+    return None if block is None else replace(block, isolation=obligations.isolation)
 
 
 def _charge(
@@ -121,7 +123,7 @@ def _charge(
     try:
         # What the policy was asked about may be frozen since; a freeze is noted under this lock.
         ledger.lock(session, [job.population_id])
-        if session.get_one(Dataset, job.dataset_id, populate_existing=True).frozen:
+        if recheck.withdrawn(session, job):
             raise Refused("frozen", "the dataset is frozen by its owner")
         return rounds.charge(
             session,

@@ -17,16 +17,25 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from jobs.tables import JobEvent
+from kit import prepared
 from kit.clock import from_micros, micros, rfc3339
 from privacy_gateway import canonical
 
 _EVENT = JobEvent.__table__  # type: ignore[attr-defined]
 
-# Built once: composing a statement costs more than running it.
-_LAST = sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0)).where(
-    _EVENT.c.job_id == sa.bindparam("job")
+_NEXT = (
+    sa.select(sa.func.coalesce(sa.func.max(_EVENT.c.seq), 0) + 1)
+    .where(_EVENT.c.job_id == sa.bindparam("job_id"))
+    .scalar_subquery()
 )
-_APPEND = sa.insert(_EVENT)
+_GIVEN = ("job_id", "kind", "at", "body")
+_APPEND = prepared.Prepared(
+    sa.insert(_EVENT).from_select(
+        ["seq", *_GIVEN],
+        sa.select(_NEXT, *(sa.bindparam(name, type_=_EVENT.c[name].type) for name in _GIVEN)),
+        include_defaults=False,
+    )
+)
 
 # The reason of a return to the queue that is no public fact: people's data may have been the cause.
 # The loss of a worker is public: the process that held the claim never computes on a record.
@@ -57,16 +66,22 @@ def record(
     body: Mapping[str, Any] | None = None,
 ) -> None:
     """Append an event; the caller holds the job's row lock, which keeps `seq` free of gaps."""
-    seq = int(session.execute(_LAST, {"job": job_id}).scalar_one()) + 1
-    session.execute(_APPEND, row(job_id, seq, kind, now=now, body=body))
+    prepared.ask(session, recording(job_id, kind, now=now, body=body))
+
+
+def recording(
+    job_id: str, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
+) -> prepared.Asked[None]:
+    """`record` as a part of a batch."""
+    return prepared.nothing([(_APPEND, row(job_id, kind, now=now, body=body))])
 
 
 def row(
-    job_id: str, seq: int, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
+    job_id: str, kind: str, *, now: datetime, body: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The columns of an event."""
+    """The columns of an event, but for its `seq`."""
     text = canonical.dumps(dict(body), floats=True).decode() if body else "{}"
-    return {"job_id": job_id, "seq": seq, "kind": kind, "at": micros(now), "body": text}
+    return {"job_id": job_id, "kind": kind, "at": micros(now), "body": text}
 
 
 def attempt_failed(session: Session, job_id: str) -> bool:

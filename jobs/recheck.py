@@ -26,8 +26,9 @@ from jobs.proposal import Proposal, propose
 from jobs.services import Services
 from jobs.situation import History, Situation, charged_nano
 from jobs.tables import Job
+from kit import prepared
 from kit.clock import from_micros
-from policies import revisions
+from kit.prepared import Prepared
 from policies.ask import Decision
 from privacy_gateway import schemas
 from privacy_gateway.errors import Refused
@@ -36,6 +37,13 @@ from privacy_gateway.schemas import JobRequest
 Account = TypeVar("Account", Balance, QuotaBalance)
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
+_CREATED = Prepared(
+    sa.select(_JOB.c.created_at).where(
+        _JOB.c.researcher_id == sa.bindparam("of"),
+        _JOB.c.population_id == sa.bindparam("on"),
+        _JOB.c.ordinal == sa.bindparam("number"),
+    )
+)
 
 
 def request_of(job: Job) -> JobRequest:
@@ -98,8 +106,20 @@ def allows(job: Job, decision: Decision) -> bool:
 
 def still_active(session: Session, job: Job, decision: Decision) -> bool:
     """Whether the revision that decided is the one in force; read under the job's lock."""
-    active = revisions.active(session, job.dataset_id)
-    return active is not None and active.id == decision.revision_id
+    _, active = _standing(session, job)
+    return active is not None and active == decision.revision_id
+
+
+def withdrawn(session: Session, job: Job) -> bool:
+    """Whether the data set is frozen at this moment."""
+    frozen, _ = _standing(session, job)
+    return frozen
+
+
+def _standing(session: Session, job: Job) -> tuple[bool, str | None]:
+    (found,) = prepared.ask(session, situation.standing([job.dataset_id]))
+    standing: tuple[bool, str | None] = found[job.dataset_id]
+    return standing
 
 
 def facts(job: Job, seen: Situation, decision: Decision, decision_id: str) -> dict[str, Any]:
@@ -135,12 +155,9 @@ def _less(vector: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:
 
 def _history(session: Session, job: Job, balance: Balance, own: Held) -> History:
     """What this researcher did before this job; what was charged meanwhile to other jobs counts."""
-    before = sa.select(_JOB.c.created_at).where(
-        _JOB.c.researcher_id == job.researcher_id,
-        _JOB.c.population_id == job.population_id,
-        _JOB.c.ordinal == job.ordinal - 1,
-    )
-    last = session.execute(before).scalar_one_or_none()
+    wanted = {"of": job.researcher_id, "on": job.population_id, "number": job.ordinal - 1}
+    (found,) = prepared.run(session.connection(), [(_CREATED, wanted)])
+    last = next((row.created_at for row in found.rows), None)
     quota = ledger.quota(session, job.population_id, job.researcher_id, delta=job.delta)
     others = _without(quota, own)
     return History(

@@ -28,7 +28,9 @@ from accounting.ledger import Charge
 from jobs import events, states
 from jobs.errors import FencedOut
 from jobs.tables import Job, JobRelease, Outbox
+from kit import prepared
 from kit.clock import micros
+from kit.prepared import Asked, Prepared
 from privacy_gateway import canonical
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
@@ -54,9 +56,8 @@ def _sqlite_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
 
 
-# Built once: composing a statement costs more than running it, and these run in every round.
-# A lease that ended is over even before the reaper has seen it.
-_RENEW = (
+# These run in every round. A lease that ended is over even before the reaper has seen it.
+_RENEW = Prepared(
     sa.update(_JOB)
     .where(
         _JOB.c.id == sa.bindparam("held_job"),
@@ -68,12 +69,16 @@ _RENEW = (
     .returning(_JOB.c.rounds, _JOB.c.rounds_charged, _JOB.c.rounds_published)
 )
 _PUBLISH = {
-    is_sqlite: insert(_RELEASE)
-    .on_conflict_do_nothing(index_elements=["job_id", "round"])
-    .returning(_RELEASE.c.round)
+    is_sqlite: Prepared(
+        insert(_RELEASE)
+        .on_conflict_do_nothing(index_elements=["job_id", "round"])
+        .returning(_RELEASE.c.round),
+        *("job_id", "round", "attempt", "fence", "digest"),
+        *("weights", "server_state", "published_at"),
+    )
     for is_sqlite, insert in ((True, sqlite_insert), (False, postgresql_insert))
 }
-_FORGET_BEFORE = (
+_FORGET_BEFORE = Prepared(
     sa.update(_RELEASE)
     .where(
         _RELEASE.c.job_id == sa.bindparam("held_job"),
@@ -83,7 +88,7 @@ _FORGET_BEFORE = (
     .values(weights=None, server_state=None)
 )
 # The cap on attempts is meant for a job that does not get on.
-_GET_ON = (
+_GET_ON = Prepared(
     sa.update(_JOB)
     .where(_JOB.c.id == sa.bindparam("held_job"))
     .values(rounds_published=sa.bindparam("published"), attempt=0, updated_at=sa.bindparam("now"))
@@ -111,10 +116,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rounds that are paid for: `first` … `first + rounds - 1`; none when `rounds` is 0."""
+    """Rounds that are paid for: `first` … `first + rounds - 1`; none when `rounds` is 0.
+
+    `isolation` is what the decision that paid for them demands of their sandboxes, None: nothing.
+    """
 
     first: int
     rounds: int
+    isolation: str | None = None
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.first, self.first + self.rounds))
@@ -170,19 +179,23 @@ def renew(session: Session, held: Claim) -> None:
     _renewed(session, held)
 
 
-def _renewed(session: Session, held: Claim) -> sa.Row[Any]:
+def _renewed(session: Session, held: Claim) -> Any:
     """Renew, and tell how far the job is; its row is locked until the transaction ends."""
-    row = session.execute(
-        _RENEW,
-        {
-            "held_job": held.job_id,
-            "held_fence": held.fence,
-            "lease": _lease_micros(held.lease_seconds),
-        },
-    ).one_or_none()
-    if row is None:
+    asked = {
+        "held_job": held.job_id,
+        "held_fence": held.fence,
+        "lease": _lease_micros(held.lease_seconds),
+    }
+    rows = _one(session, _RENEW, asked)
+    if not rows:
         raise FencedOut(held.job_id, held.fence)
-    return row
+    return rows[0]
+
+
+def _one(session: Session, statement: Prepared, values: Mapping[str, Any]) -> list[Any]:
+    """The rows that one statement returns."""
+    (answer,) = prepared.run(session.connection(), [(statement, values)])
+    return answer.rows
 
 
 def guard(session: Session, held: Claim) -> Job:
@@ -274,30 +287,35 @@ def publish(
         raise ValueError(f"round {round_number} does not follow {job.rounds_published}")
     if round_number > job.rounds_charged:
         raise ValueError(f"round {round_number} is published though nobody paid for it")
-    inserted = session.execute(
-        _PUBLISH[session.get_bind().dialect.name == "sqlite"],
-        {
-            "job_id": held.job_id,
-            "round": round_number,
-            "attempt": held.attempt,
-            "fence": held.fence,
-            "digest": digest,
-            "weights": weights,
-            "server_state": server_state,
-            "published_at": micros(now),
-        },
-    ).one_or_none()
-    if inserted is None:
+    row = {
+        "job_id": held.job_id,
+        "round": round_number,
+        "attempt": held.attempt,
+        "fence": held.fence,
+        "digest": digest,
+        "weights": weights,
+        "server_state": server_state,
+        "published_at": micros(now),
+    }
+    if not _one(session, _PUBLISH[session.get_bind().dialect.name == "sqlite"], row):
         return False
-    # Only the newest model is needed to go on; older rows keep their digest.
-    session.execute(_FORGET_BEFORE, {"held_job": held.job_id, "before": round_number})
-    moved = {"held_job": held.job_id, "published": round_number, "now": micros(now)}
-    session.execute(_GET_ON, moved)
     body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
     if clip_norm is not None:
         body["clip_norm"] = clip_norm
-    events.record(session, held.job_id, "published", now=now, body=body)
+    prepared.ask(
+        session,
+        _moving_on(held.job_id, round_number, now),
+        events.recording(held.job_id, "published", now=now, body=body),
+    )
     return True
+
+
+def _moving_on(job_id: str, published: int, now: datetime) -> Asked[None]:
+    """Only the newest model is needed to go on; older rows keep their digest."""
+    moved = {"held_job": job_id, "published": published, "now": micros(now)}
+    return prepared.nothing(
+        [(_FORGET_BEFORE, {"held_job": job_id, "before": published}), (_GET_ON, moved)]
+    )
 
 
 def release(

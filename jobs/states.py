@@ -88,7 +88,7 @@ def started(
         steps += [("reserved", {}), ("queued", {})]
     row["status"] = steps[-1][0]
     made = [
-        events.row(row["id"], seq, kind, now=now, body=body)
+        {"seq": seq, **events.row(row["id"], kind, now=now, body=body)}
         for seq, (kind, body) in enumerate(steps, start=1)
     ]
     hint = {"job_id": row["id"], "created_at": micros(now), "sent_at": None}

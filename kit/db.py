@@ -130,14 +130,9 @@ class Database:
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
         """A writing transaction: commits at the end, rolls back on any exception."""
-        if not self.is_sqlite:
-            with Session(self._writing, expire_on_commit=False) as session, session.begin():
-                yield session
-            return
-        with self._writer, Session(self._writing, expire_on_commit=False) as session:
-            session.connection(execution_options={"begin": "IMMEDIATE"})
-            with _committing(session):
-                yield session
+        line = self._writer if self.is_sqlite else nullcontext()
+        with line, Session(self._writing, expire_on_commit=False) as session, session.begin():
+            yield session
 
     @contextmanager
     def in_turn(self, name: str) -> Iterator[None]:
@@ -181,16 +176,6 @@ class Database:
         self._writing.dispose()
 
 
-@contextmanager
-def _committing(session: Session) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        session.rollback()
-        raise
-    session.commit()
-
-
 def _with_driver(url: str) -> sa.URL:
     parsed = sa.make_url(url)
     if parsed.drivername in ("postgresql", "postgres"):
@@ -214,11 +199,19 @@ def _sqlite_writer(url: sa.URL) -> sa.Engine:
     Pages of a hot ledger stay at hand: reading them back from the file costs more than an insert. A
     reader's pages are worth nothing after the next commit, and there are many readers.
     """
-    return _sqlite(url, cache_kib=CACHE_KIB, pool_size=1, max_overflow=0)
+    return _sqlite(url, begin="BEGIN IMMEDIATE", cache_kib=CACHE_KIB, pool_size=1, max_overflow=0)
 
 
-def _sqlite(url: sa.URL, *, cache_kib: int = READERS_CACHE_KIB, **pool: int) -> sa.Engine:
+def _sqlite(
+    url: sa.URL, *, begin: str = "BEGIN", cache_kib: int = READERS_CACHE_KIB, **pool: int
+) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **pool)
+
+    def begun(dbapi_connection: Any) -> None:
+        dbapi_connection.execute(begin)
+
+    # The dialect's is empty. A `begin` event would cost more than all the rest of a transaction.
+    engine.dialect.do_begin = begun  # type: ignore[method-assign]
 
     @sa.event.listens_for(engine, "do_connect")
     def _private(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
@@ -231,7 +224,7 @@ def _sqlite(url: sa.URL, *, cache_kib: int = READERS_CACHE_KIB, **pool: int) -> 
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
-        # The driver must not open transactions by itself: `begin` below says which kind.
+        # The driver must not open transactions by itself: `begin` above says which kind.
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
@@ -244,10 +237,5 @@ def _sqlite(url: sa.URL, *, cache_kib: int = READERS_CACHE_KIB, **pool: int) -> 
             f"busy_timeout={BUSY_SECONDS * 1000}",
         ):
             connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        kind = connection.get_execution_options().get("begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {kind}")
 
     return engine

@@ -12,7 +12,6 @@ charged again; too many losses in a row end it. Of a failure only a code leaves.
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
-from jobs.rounds import Claim
+from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
@@ -249,7 +248,7 @@ def _run(work: _Work) -> None:
             if block.rounds == 0:
                 _finish(work, trainers, state)
                 return
-            group_clients = _group_clients(work)
+            group_clients = _group_clients(work, block)
             for round_number in block:
                 state = _round(work, trainers, state, round_number, group_clients)
 
@@ -267,11 +266,9 @@ def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     return ServerState(weights, step=published.round)
 
 
-def _group_clients(work: _Work) -> int | None:
-    """Most people one sandbox may see, by the decision that paid for this block; None: all."""
-    with work.services.database.read() as session:
-        obligations = json.loads(session.get_one(Job, work.held.job_id).obligations)
-    apart = obligations.get("isolation") == "per_client_group"
+def _group_clients(work: _Work, block: Block) -> int | None:
+    """Most people one sandbox may see, by the decision that paid for the block; None: all."""
+    apart = block.isolation == "per_client_group"
     return work.services.settings.isolation_group_clients if apart else None
 
 
