@@ -19,7 +19,7 @@ from jobs.principal import Principal
 from jobs.projects import of_member
 from jobs.tables_datasets import Dataset
 from jobs.tables_people import PROJECT, PROPOSAL, Proposal
-from policies.tables import PolicyRevision
+from policies.tables import IS_ACTIVE, PolicyRevision
 from privacy_gateway.errors import Refused
 
 _DATASET = Dataset.__table__  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def researcher(session: Session, named: str) -> Principal:
 
 def _open_to_researchers() -> sa.ColumnElement[bool]:
     """An active policy is what opens a data set."""
-    active = sa.select(_REVISION.c.dataset_id).where(_REVISION.c.state == "active")
+    active = sa.select(_REVISION.c.dataset_id).where(IS_ACTIVE)
     return sa.and_(_DATASET.c.id.in_(active), _DATASET.c.frozen.is_(False))
 
 

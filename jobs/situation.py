@@ -32,6 +32,7 @@ from kit.clock import from_micros
 from kit.prepared import Asked, Each, Prepared
 from policies import revisions
 from policies.engine import Revision
+from policies.tables import IS_ACTIVE
 from privacy_gateway.errors import FieldError, Refused
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
@@ -48,7 +49,7 @@ def _prefixed(table: sa.Table, prefix: str) -> list[sa.ColumnElement[Any]]:
 
 
 # Built once: composing a statement costs more than running it, and these run on every quote.
-_ACTIVE = sa.and_(_REVISION.c.dataset_id == _DATASET.c.id, _REVISION.c.state == "active")
+_ACTIVE = sa.and_(_REVISION.c.dataset_id == _DATASET.c.id, IS_ACTIVE)
 _STANDING = Prepared(
     sa.select(_DATASET.c.id, _DATASET.c.frozen, _REVISION.c.id.label("revision_id"))
     .select_from(_DATASET.outerjoin(_REVISION, _ACTIVE))

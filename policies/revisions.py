@@ -24,7 +24,7 @@ from policies.activation import Examination, examine, refuse_unless_passed
 from policies.ask import Decision
 from policies.engine import PolicyEngine, Revision, Stage, State, text_digest
 from policies.probes import Floor, no_floor
-from policies.tables import DecisionRow, PolicyRevision
+from policies.tables import IS_ACTIVE, DecisionRow, PolicyRevision
 from policies.text import TextRefused, package_of
 from privacy_gateway import canonical
 from privacy_gateway.errors import FieldError, Refused, invalid
@@ -35,9 +35,7 @@ _DECISION = cast("sa.Table", DecisionRow.__table__)  # type: ignore[attr-defined
 _NUMBERING_ATTEMPTS = 8
 
 # Built once: every admission runs them, and composing a statement costs more than running it.
-_ACTIVE = sa.select(_REVISION).where(
-    _REVISION.c.dataset_id == sa.bindparam("dataset"), _REVISION.c.state == "active"
-)
+_ACTIVE = sa.select(_REVISION).where(_REVISION.c.dataset_id == sa.bindparam("dataset"), IS_ACTIVE)
 RECORD = Rows(_DECISION)
 
 
@@ -146,7 +144,7 @@ def activate(
     moment = micros(now)
     session.execute(
         _REVISION.update()
-        .where(_REVISION.c.dataset_id == dataset_id, _REVISION.c.state == "active")
+        .where(_REVISION.c.dataset_id == dataset_id, IS_ACTIVE)
         .values(state="superseded", superseded_at=moment)
     )
     session.execute(

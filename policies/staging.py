@@ -17,7 +17,7 @@ from kit.clock import micros
 from policies.engine import PolicyEngine, Revision
 from policies.errors import EngineFailed
 from policies.revisions import revision_of
-from policies.tables import PolicyRevision
+from policies.tables import IS_ACTIVE, PolicyRevision
 from privacy_gateway.errors import Refused
 
 STAGED_FOR = timedelta(hours=1)
@@ -45,7 +45,7 @@ def held(session: Session, *, now: datetime) -> list[Revision]:
     recent = micros(now - STAGED_FOR)
     query = sa.select(_REVISION).where(
         sa.or_(
-            _REVISION.c.state == "active",
+            IS_ACTIVE,
             sa.and_(_REVISION.c.state == "draft", _REVISION.c.shadowed_at >= recent),
         )
     )

@@ -70,6 +70,11 @@ class PolicyRevision(SQLModel, table=True):
     shadowed_at: int | None = Field(default=None, sa_type=sa.BigInteger)
 
 
+# The words of the partial index above. A parameter in their place would hide the index from the
+# plans that PostgreSQL keeps, and SQLite would prepare the statement anew at each execution.
+IS_ACTIVE = SQLModel.metadata.tables["policy_revision"].c.state == sa.literal_column("'active'")
+
+
 class PolicyLibrary(SQLModel, table=True):
     """The Rego library's modules as canonical JSON by file name, under their SHA-256."""
 

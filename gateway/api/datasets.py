@@ -29,7 +29,7 @@ from jobs.principal import Principal
 from jobs.services import Services
 from jobs.tables_datasets import Dataset
 from kit.clock import from_micros, rfc3339
-from policies.tables import PolicyRevision
+from policies.tables import IS_ACTIVE, PolicyRevision
 from privacy_gateway.canonical import loads_strict
 from privacy_gateway.manifest import DatasetByPath, Manifest
 from privacy_gateway.schemas import Reason, parse
@@ -218,9 +218,7 @@ def _set_frozen(
 def _view(session: Session, row: Dataset, caller: Principal) -> DatasetView:
     public = catalogue.has_public_test(row)
     population = session.get_one(Population, row.population_id)
-    active = sa.select(_REVISION.c.number).where(
-        _REVISION.c.dataset_id == row.id, _REVISION.c.state == "active"
-    )
+    active = sa.select(_REVISION.c.number).where(_REVISION.c.dataset_id == row.id, IS_ACTIVE)
     return DatasetView(
         id=row.id,
         name=row.name,
