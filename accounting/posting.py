@@ -36,7 +36,6 @@ __all__ = [
     "lock",
     "lock_of_job",
     "locking",
-    "matched",
     "members",
     "open_chain",
     "post",
@@ -54,7 +53,7 @@ _SELECT = (
 _LOCK = prepared.Prepared(
     sa.select(POPULATION).where(POPULATION.c.id == sa.bindparam("of_population")).with_for_update()
 )
-_LOCK_OF_JOB = (
+_LOCK_OF_JOB = prepared.Prepared(
     sa.select(POPULATION)
     .where(
         POPULATION.c.id
@@ -79,9 +78,10 @@ _MOVE = prepared.Prepared(
     "head_hash",
 )
 # Entries in the order of their `seq`; the database numbers them.
-APPEND = prepared.Rows(ENTRY, [column.name for column in ENTRY.columns if column.name != "id"])
+_GIVEN = [column.name for column in ENTRY.columns if column.name != "id"]
+APPEND = prepared.Rows(ENTRY, _GIVEN)
 _PLAIN = frozenset({int, str, bool, type(None)})
-_APPEND_ONE = sa.insert(ENTRY).returning(ENTRY.c.id)
+_APPEND_ONE = prepared.Prepared(sa.insert(ENTRY).returning(ENTRY.c.id), *_GIVEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +148,10 @@ def lock_of_job(session: Session, job_id: str) -> Balance:
     Raises:
         Refused: `not_found` for a job without reservation.
     """
-    row = session.execute(_LOCK_OF_JOB, {"job": job_id}).one_or_none()
-    if row is None:
+    rows = prepared.one(session, _LOCK_OF_JOB, {"job": job_id}).rows
+    if not rows:
         raise Refused("not_found", f"job {job_id} has no reservation")
-    return balance_of(row)
+    return balance_of(rows[0])
 
 
 def post(
@@ -345,7 +345,8 @@ def _plain(value: Any) -> Any:
 
 
 def _insert(session: Session, leaf: dict[str, Any], raw: bytes, prev: str, hashed: str) -> int:
-    return int(session.execute(_APPEND_ONE, _row(leaf, raw, prev, hashed)).scalar_one())
+    (row,) = prepared.one(session, _APPEND_ONE, _row(leaf, raw, prev, hashed)).rows
+    return int(row.id)
 
 
 def _row(leaf: dict[str, Any], raw: bytes, prev: str, hashed: str) -> dict[str, Any]:
@@ -386,8 +387,3 @@ def _entry(leaf: dict[str, Any], entry_id: int, prev: str, sealed: str) -> Entry
         prev_hash=prev,
         hash=sealed,
     )
-
-
-def matched(result: sa.Result[Any]) -> int:
-    """Rows an UPDATE matched."""
-    return int(result.rowcount) if isinstance(result, sa.CursorResult) else -1

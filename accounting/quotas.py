@@ -37,9 +37,10 @@ class _Statements:
             table.c.population_id == sa.bindparam("population"),
             self.holder == sa.bindparam("holder"),
         )
-        self.select = sa.select(table).where(*one)
-        self.update = sa.update(table).where(*one)
-        self.insert = sa.insert(table)
+        whole = ("charged", "reserved", "epsilon_nano", "weights", "limits")
+        self.select = prepared.Prepared(sa.select(table).where(*one))
+        self.update = prepared.Prepared(sa.update(table).where(*one), *whole)
+        self.insert = prepared.Prepared(sa.insert(table), "population_id", column, *whole)
         self.all = (
             sa.select(table)
             .where(table.c.population_id == sa.bindparam("population"))
@@ -124,10 +125,10 @@ def quota(
         delta: the budget's δ text, when the caller has it at hand.
     """
     wanted = {"population": population_id, "holder": holder_id}
-    row = session.execute(_OF[kind].select, wanted).one_or_none()
-    if row is None:
+    rows = prepared.one(session, _OF[kind].select, wanted).rows
+    if not rows:
         return nothing(population_id, holder_id, kind)
-    return balance_of(row, delta or _delta(session, population_id), kind)
+    return balance_of(rows[0], delta or _delta(session, population_id), kind)
 
 
 def shares(
@@ -204,8 +205,8 @@ def store(session: Session, shares: Sequence[QuotaBalance]) -> None:
             "limits": None if terms is None else terms.limits,
         }
         key = {"population": share.population_id, "holder": share.holder_id}
-        if posting.matched(session.execute(statements.update, key | values)) == 0:
-            session.execute(statements.insert, statements.names(share) | values)
+        if prepared.one(session, statements.update, key | values).matched == 0:
+            prepared.one(session, statements.insert, statements.names(share) | values)
 
 
 def store_reserved(session: Session, shares: Sequence[QuotaBalance]) -> None:

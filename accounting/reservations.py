@@ -32,10 +32,17 @@ from privacy_gateway import canonical, rdp
 from privacy_gateway.errors import Refused
 
 # Built once: composing a statement costs more than running it.
-_SELECT = sa.select(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("job"))
+_SELECT = prepared.Prepared(
+    sa.select(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("job"))
+)
 INSERT = prepared.Rows(RESERVATION)
-_DRAW = sa.update(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("of_job"))
-_NEAREST = (
+_DRAW = prepared.Prepared(
+    sa.update(RESERVATION).where(RESERVATION.c.job_id == sa.bindparam("of_job")),
+    "rounds_charged",
+    "fence",
+    "closed",
+)
+_NEAREST = prepared.Prepared(
     sa.select(ENTRY.c.seq, ENTRY.c.round_first, ENTRY.c.rounds)
     .where(
         ENTRY.c.job_id == sa.bindparam("job"),
@@ -78,9 +85,10 @@ class Held:
 
 def held(session: Session, job_id: str) -> Held | None:
     """A job's reservation, or None."""
-    row = session.execute(_SELECT, {"job": job_id}).one_or_none()
-    if row is None:
+    rows = prepared.one(session, _SELECT, {"job": job_id}).rows
+    if not rows:
         return None
+    row = rows[0]
     return Held(
         job_id=row.job_id,
         population_id=row.population_id,
@@ -266,7 +274,7 @@ def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
 def draw(session: Session, job_id: str, *, rounds_charged: int, fence: int, closed: bool) -> None:
     """Write what has been charged from a locked reservation, and whether it is closed."""
     values = {"rounds_charged": rounds_charged, "fence": fence, "closed": closed}
-    session.execute(_DRAW, {"of_job": job_id, **values})
+    prepared.one(session, _DRAW, {"of_job": job_id, **values})
 
 
 def refuse_second_charge(
@@ -277,14 +285,14 @@ def refuse_second_charge(
     Blocks of an attempt are disjoint, so only the last one that starts before the end can reach in.
     """
     wanted = {"job": job_id, "in_attempt": attempt, "end": round_first + rounds}
-    nearest = session.execute(_NEAREST, wanted).first()
-    if nearest is not None and nearest.round_first + nearest.rounds > round_first:
-        raise conflict(
-            "the round was charged before in this attempt; a repetition is a new attempt",
-            job=job_id,
-            attempt=attempt,
-            seq=nearest.seq,
-        )
+    for nearest in prepared.one(session, _NEAREST, wanted).rows:
+        if nearest.round_first + nearest.rounds > round_first:
+            raise conflict(
+                "the round was charged before in this attempt; a repetition is a new attempt",
+                job=job_id,
+                attempt=attempt,
+                seq=nearest.seq,
+            )
 
 
 def bearing(

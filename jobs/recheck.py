@@ -156,8 +156,8 @@ def _less(vector: tuple[int, ...], part: tuple[int, ...]) -> tuple[int, ...]:
 def _history(session: Session, job: Job, balance: Balance, own: Held) -> History:
     """What this researcher did before this job; what was charged meanwhile to other jobs counts."""
     wanted = {"of": job.researcher_id, "on": job.population_id, "number": job.ordinal - 1}
-    (found,) = prepared.run(session.connection(), [(_CREATED, wanted)])
-    last = next((row.created_at for row in found.rows), None)
+    found = prepared.one(session, _CREATED, wanted).rows
+    last = found[0].created_at if found else None
     quota = ledger.quota(session, job.population_id, job.researcher_id, delta=job.delta)
     others = _without(quota, own)
     return History(

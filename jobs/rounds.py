@@ -186,16 +186,10 @@ def _renewed(session: Session, held: Claim) -> Any:
         "held_fence": held.fence,
         "lease": _lease_micros(held.lease_seconds),
     }
-    rows = _one(session, _RENEW, asked)
+    rows = prepared.one(session, _RENEW, asked).rows
     if not rows:
         raise FencedOut(held.job_id, held.fence)
     return rows[0]
-
-
-def _one(session: Session, statement: Prepared, values: Mapping[str, Any]) -> list[Any]:
-    """The rows that one statement returns."""
-    (answer,) = prepared.run(session.connection(), [(statement, values)])
-    return answer.rows
 
 
 def guard(session: Session, held: Claim) -> Job:
@@ -297,7 +291,8 @@ def publish(
         "server_state": server_state,
         "published_at": micros(now),
     }
-    if not _one(session, _PUBLISH[session.get_bind().dialect.name == "sqlite"], row):
+    insert = _PUBLISH[session.get_bind().dialect.name == "sqlite"]
+    if not prepared.one(session, insert, row).rows:
         return False
     body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
     if clip_norm is not None:

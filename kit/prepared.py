@@ -243,6 +243,12 @@ def ask(session: Session, *parts: Asked[Any]) -> tuple[Any, ...]:
     return tuple(found)
 
 
+def one(session: Session, statement: Prepared, values: Mapping[str, Any]) -> Answer:
+    """Run one statement; see `ask`."""
+    (answer,) = run(session.connection(), [(statement, values)])
+    return answer
+
+
 def run(connection: sa.Connection, calls: Sequence[Call]) -> list[Answer]:
     """Run calls in their order inside the connection's transaction; see `ask`."""
     if not calls:
