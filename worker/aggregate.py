@@ -326,6 +326,8 @@ _RULES: dict[str, _Rule] = {
 
 def _finite(array: _Array) -> _Array:
     """A step too far must end in a bad model, not in a job that fails by its data."""
+    if array.dtype == np.float32 and np.isfinite(array).all():
+        return array
     return np.nan_to_num(array, nan=0.0, posinf=_LARGEST, neginf=-_LARGEST).astype(
         np.float32, copy=False
     )
