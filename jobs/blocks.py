@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from accounting import ledger, witness
-from jobs import recheck, rounds, settlement
+from jobs import recheck, rounds, settlement, states
 from jobs.judgement import Judgement
 from jobs.rounds import Block, Claim
 from jobs.services import Services
@@ -79,7 +79,7 @@ def _refuse_older(services: Services, session: Session) -> None:
 def _ask(services: Services, held: Claim) -> Judgement | None:
     """The policy's answer for this moment; None when no round is left to charge."""
     with services.database.read() as session:
-        job = session.get_one(Job, held.job_id)
+        job = states.seen(session, held.job_id)
         if job.rounds_published >= job.rounds:
             return None
         seen, proposal = recheck.look(services, session, job)

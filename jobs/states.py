@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -23,13 +23,16 @@ from sqlalchemy.orm import Session
 from jobs import events
 from jobs.errors import no_job, wrong_state
 from jobs.tables import FINAL_STATES, Job, JobRelease, Outbox
+from kit import prepared
 from kit.clock import micros
 from policies.verdict import Approval
 
+_JOB = Job.__table__  # type: ignore[attr-defined]
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 
 # Built once: composing a statement costs more than running it.
+_READ = prepared.Prepared(sa.select(_JOB).where(_JOB.c.id == sa.bindparam("job")))
 _FORGET = sa.delete(_OUTBOX).where(_OUTBOX.c.job_id == sa.bindparam("job"))
 _HINT = sa.insert(_OUTBOX)
 _FORGET_MEMORY = (
@@ -53,6 +56,18 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 def is_final(status: str) -> bool:
     """Whether a job in `status` will never move again and holds no reservation."""
     return status in FINAL_STATES
+
+
+def seen(session: Session, job_id: str) -> Job:
+    """The job as it stands, not locked: a row that nobody may change.
+
+    Raises:
+        Refused: `not_found`.
+    """
+    rows = prepared.one(session, _READ, {"job": job_id}).rows
+    if not rows:
+        raise no_job(job_id)
+    return cast("Job", rows[0])
 
 
 def locked(session: Session, job_id: str) -> Job:
