@@ -16,12 +16,13 @@ from jobs import events, settlement, states
 from jobs.errors import no_job, wrong_state
 from jobs.principal import Principal
 from jobs.services import Services
-from jobs.tables import FINAL_STATES, Job
+from jobs.tables import FINAL_STATES, Job, JobEvent
 from jobs.views import find, job_view
 from kit.clock import micros
 from privacy_gateway.schemas import JobView
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
+_EVENT = JobEvent.__table__  # type: ignore[attr-defined]
 
 
 def cancel(services: Services, principal: Principal, job_id: str) -> JobView:
@@ -62,8 +63,17 @@ def request_stop(session: Session, job: Job, *, by: str, now: datetime) -> None:
 
 
 def waiting_too_long(*, created_before: datetime, now: datetime) -> sa.Select[str]:
-    """Ids of jobs that wait for a worker since before `created_before`, or for people too long."""
-    old = _JOB.c.created_at < micros(created_before)
+    """Ids of jobs that wait for a worker since before `created_before`, or for people too long.
+
+    A job that came back to the queue waits since it last got on, by a charge or a release: its age
+    says nothing, and ended at once after a failed attempt it would get a refund that tells of data.
+    """
+    got_on = sa.exists().where(
+        _EVENT.c.job_id == _JOB.c.id,
+        _EVENT.c.kind.in_(("charged", "published")),
+        _EVENT.c.at >= micros(created_before),
+    )
+    old = sa.and_(_JOB.c.created_at < micros(created_before), sa.not_(got_on))
     overdue = sa.or_(old, _JOB.c.approve_before < micros(now))
     return (
         sa.select(_JOB.c.id)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobs import admission, approvals, events, lifecycle, reaper, rounds, settlement, states
+from jobs import admission, approvals, blocks, events, lifecycle, reaper, rounds, settlement, states
 from jobs.principal import Principal
 from jobs.tables import FINAL_STATES, STATES, Job, JobEvent
 from kit.db import Database
@@ -45,6 +45,11 @@ def claim(market: Market, job_id: str) -> rounds.Claim:
         held = rounds.claim(session, job_id, worker="w", lease_seconds=60, now=market.clock())
     assert held is not None
     return held
+
+
+def give_back(market: Market, job_id: str) -> None:
+    with market.database.unit_of_work() as session:
+        states.enqueue(session, states.locked(session, job_id), now=market.clock())
 
 
 def test_every_state_is_in_the_diagram_and_final_ones_are_ends() -> None:
@@ -135,6 +140,35 @@ def test_a_running_job_does_not_expire(market: Market) -> None:
     market.clock.advance(seconds=market.services.settings.reservation_seconds + 1)
     assert reaper.expire(market.services) == []
     assert status(market, job_id) == "running"
+
+
+def test_a_job_that_comes_back_waits_since_it_last_got_on(market: Market) -> None:
+    """A failed attempt that ended an old job at once would give a refund for a record."""
+    job_id = submit(market)
+    held = claim(market, job_id)
+    long = market.services.settings.reservation_seconds
+    market.clock.advance(seconds=long + 1)
+    block = blocks.next_block(market.services, held)
+    assert block is not None
+    with market.database.unit_of_work() as session:
+        rounds.release(session, held, reason=events.FAILED, now=market.clock())
+    assert reaper.expire(market.services) == []
+    claim(market, job_id)
+    give_back(market, job_id)
+    market.clock.advance(seconds=long)
+    assert reaper.expire(market.services) == []
+    market.clock.advance(seconds=1)
+    assert reaper.expire(market.services) == [job_id]
+
+
+def test_a_job_that_is_only_taken_and_given_back_expires(market: Market) -> None:
+    """A policy engine that is down for good must not keep a reservation for ever."""
+    job_id = submit(market)
+    market.clock.advance(seconds=market.services.settings.reservation_seconds + 1)
+    claim(market, job_id)
+    give_back(market, job_id)
+    assert reaper.expire(market.services) == [job_id]
+    assert set(market.balance().reserved) == {0}
 
 
 def test_approvals_that_come_too_late_expire_the_job(market: Market) -> None:
