@@ -4,7 +4,9 @@ The tests are collected once; every mutant is a fork of that process, with every
 mutmut's own runner forks from a process that has run all tests, whose caches answer for the mutant.
 Tests that killed a neighbour go first, then the quick ones. A function that runs at import is known
 to one test at most and was run before the fork: its survivors are judged once more, in a process of
-their own, by every test of the module. A child without any mutant must pass first.
+their own, by every test of the module. A child without any mutant must pass first, and no verdict
+is kept before the tests that killed have passed without a mutant again: what breaks on the way, be
+it a disk or a folder, must never count as a kill.
 
     mutants_judge.py prepare            in the mutants' house
     mutants_judge.py judge [name …]     in its folder `mutants`; names may have *
@@ -21,6 +23,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
@@ -33,7 +36,9 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 HERE = Path.cwd()
 FAILED, PASSED, UNTESTED, BROKEN = 1, 0, 33, 77
 ROOMS = ("accounting", "kit", "privacy_gateway")
-OPTIONS = ("--rootdir=.", "-q", "-s", "-o", "tmp_path_retention_policy=none")
+OPTIONS = ("--rootdir=.", "-q", "-s")
+NOBODY = "none.none"
+TOGETHER = 25
 END = time.monotonic() + float(os.environ.get("MUTANTS_SECONDS", "7200"))
 
 
@@ -92,6 +97,8 @@ class Judge:
 
     def __init__(self, names: list[str]) -> None:
         self.names, self.known, self.tally = names, Known(), Counter[str]()
+        self.pending: list[tuple[str, int, float, str]] = []
+        self.sound: set[str] = set()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Every chosen mutant without a verdict, and those that survived, in random order."""
@@ -99,8 +106,7 @@ class Judge:
         warm_up(session)
         gc.collect()
         gc.freeze()
-        if self.forked("none.none", self.known.one_a_file(session.items), session) != PASSED:
-            pytest.exit("a test fails without any mutant", returncode=BROKEN)
+        self.demand_clean(self.known.one_a_file(session.items), session)
         todo = chosen(self.names)
         random.Random(7).shuffle(todo)  # noqa: S311 (an order, no secret)
         for key in sorted(todo, key=self.rank):
@@ -108,22 +114,54 @@ class Judge:
                 break
             started = time.monotonic()
             tests = self.known.order(key, present)
-            code = self.forked(key, tests, session) if tests else UNTESTED
+            code, killer = self.forked(key, tests, session) if tests else (UNTESTED, "")
             if code in (PASSED, UNTESTED) and len(tests) <= 1:
-                code = alone(key, self.known.of_module(key), code)
-            record(key, code, time.monotonic() - started)
-            self.tally[str(code)] += 1
-            if code != FAILED or self.tally.total() % 25 == 0:
-                print(key, code, dict(self.tally), flush=True)
+                code = self.alone(key, code)
+            self.pending.append((key, code, time.monotonic() - started, killer))
+            if len(self.pending) == TOGETHER:
+                self.keep(session, present)
+        self.keep(session, present)
         return True
+
+    def keep(self, session: pytest.Session, present: dict[str, pytest.Item]) -> None:
+        """Record the verdicts, once every test that killed has passed without a mutant."""
+        killers = sorted({killer for *_, killer in self.pending if killer})
+        self.demand_clean([present[name] for name in killers], session)
+        for key, code, seconds, _ in self.pending:
+            record(key, code, seconds)
+            self.tally[str(code)] += 1
+            if code != FAILED:
+                print(key, code, flush=True)
+        print(dict(self.tally), flush=True)
+        self.pending.clear()
+
+    def demand_clean(self, tests: list[pytest.Item], session: pytest.Session) -> None:
+        """End everything when a test fails that should not."""
+        code, name = self.forked(NOBODY, tests, session)
+        if code != PASSED:
+            pytest.exit(f"{name or code}: fails without any mutant", returncode=BROKEN)
+
+    def alone(self, key: str, otherwise: int) -> int:
+        """Exit code of a process that was the mutant from its first import on."""
+        tests = self.known.of_module(key)
+        if not tests:
+            return otherwise
+        code = alone(key, tests)
+        if code == FAILED and module_of(key) not in self.sound:
+            if alone(NOBODY, tests) != PASSED:
+                pytest.exit(f"{module_of(key)}: fails without any mutant", returncode=BROKEN)
+            self.sound.add(module_of(key))
+        return code
 
     def rank(self, key: str) -> int:
         """Names are judged in the order in which they were given."""
         hits = (at for at, name in enumerate(self.names) if fnmatch.fnmatch(key, name))
         return next(hits, 0)
 
-    def forked(self, key: str, tests: list[pytest.Item], session: pytest.Session) -> int:
-        """Exit code of a child that is the mutant."""
+    def forked(
+        self, key: str, tests: list[pytest.Item], session: pytest.Session
+    ) -> tuple[int, str]:
+        """Exit code of a child that is the mutant, and the test that killed it."""
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -137,7 +175,7 @@ class Judge:
         if code == FAILED:
             self.known.killers[function_of(key)][killer] += 1
             self.known.killers[module_of(key)][killer] += 1
-        return code
+        return code, killer
 
     def run(self, key: str, tests: list[pytest.Item], session: pytest.Session, pipe: int) -> int:
         """In the child: all tests until one fails; a test that takes far too long ends it."""
@@ -180,23 +218,22 @@ def forget() -> None:
             value.cache_clear()
 
 
-def alone(key: str, tests: list[str], otherwise: int) -> int:
-    """Exit code of a process that was the mutant from its first import on."""
-    if not tests:
-        return otherwise
+def alone(key: str, tests: list[str]) -> int:
+    """Exit code of these tests in a process of their own."""
     command = [sys.executable, "-m", "pytest", *OPTIONS, "-x", *settings()["pytest_add_cli_args"]]
     longest = 600 + 20 * len(tests)
-    try:
-        done = subprocess.run(
-            [*command, *tests],
-            env=os.environ | {"MUTANT_UNDER_TEST": key},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=longest,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return -signal.SIGALRM
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        try:
+            done = subprocess.run(
+                [*command, f"--basetemp={folder}/alone", *tests],
+                env=os.environ | {"MUTANT_UNDER_TEST": key},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=longest,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return -signal.SIGALRM
     # 2 and 4: it cannot even be imported.
     return PASSED if done.returncode == PASSED else FAILED
 
@@ -254,7 +291,10 @@ def judge(names: list[str]) -> int:
     sys.path.insert(0, str(HERE))
     chosen_tests = settings()["pytest_add_cli_args_test_selection"]
     arguments = [*OPTIONS, *settings()["pytest_add_cli_args"], *chosen_tests]
-    return int(pytest.main(arguments, plugins=[Judge(names)]))
+    # Not pytest's own numbered folder: any other session that ends may delete that.
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        arguments.append(f"--basetemp={folder}/judge")
+        return int(pytest.main(arguments, plugins=[Judge(names)]))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from kit.db import Database
 from tests.support import servers
@@ -20,9 +20,14 @@ from tests.support import servers
 settings.register_profile(
     "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
-# Mutation testing wants few examples, and the same ones each time.
+# Mutation testing wants few examples, the same ones each time, and no smaller one that fails too.
 settings.register_profile(
-    "mutants", settings.get_profile("house"), derandomize=True, max_examples=20, database=None
+    "mutants",
+    settings.get_profile("house"),
+    derandomize=True,
+    max_examples=20,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
