@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import decimal
 import math
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -348,15 +347,6 @@ def limits(
 def _conversion(order: Decimal, delta: Decimal) -> Decimal:
     """What (ε, δ) costs above the divergence: log1p(−1/a) − log(δ a)/(a − 1)."""
     return (1 - 1 / order).ln() - (delta * order).ln() / (order - 1)
-
-
-def fits(limit: Sequence[int], *spent: Sequence[int]) -> bool:
-    """Whether some order keeps the sum of all vectors within its limit.
-
-    A negative limit can never be met, because no cost is negative.
-    """
-    total = map(sum, zip(*spent, strict=True))
-    return any(map(operator.le, total, limit))
 
 
 def epsilon_spent(epsilon_nano: int, limit: Sequence[int], spent: Iterable[int]) -> int:
