@@ -146,7 +146,8 @@ def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
     except PolicyDown:
         return "policy_unavailable"
     except SandboxFailed as failed:
-        return f"sandbox_{failed.code}"
+        # One that was ended from here has not failed, which a person could be charged for.
+        return "worker_stopping" if heartbeat.abandoned else f"sandbox_{failed.code}"
     except AggregateInvalid:
         return "sandbox_protocol"
     except FencedOut:
@@ -355,6 +356,8 @@ def _public_metrics(trainers: Trainers, state: ServerState) -> dict[str, float]:
 def _finish(work: _Work, trainers: Trainers, state: ServerState) -> None:
     """Measure the released model on public data, settle, write the receipt."""
     metrics = _public_metrics(trainers, state) if state.step else {}
+    if work.heartbeat.abandoned:  # whoever takes the job next can measure in peace
+        raise _Stopping
     now = work.services.clock()
     with work.services.database.unit_of_work() as session:
         job = rounds.guard(session, work.held)

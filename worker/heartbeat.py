@@ -54,6 +54,7 @@ class Heartbeat:
         self._stop_seconds = stop_seconds
         self._kill: Callable[[], None] | None = None
         self._doomed = False
+        self._abandoned = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
 
@@ -69,6 +70,11 @@ class Heartbeat:
     ) -> None:
         self._over.set()
         self._thread.join()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the sandbox was ended here because the process was told to stop."""
+        return self._abandoned
 
     def guard(self, kill: Callable[[], None]) -> None:
         """Call `kill` once the work is worth nothing any more; at once, if it is so already."""
@@ -88,6 +94,7 @@ class Heartbeat:
             if stop_since is None and self._stopping():
                 stop_since = moment
             if stop_since is not None and moment - stop_since > self._stop_seconds:
+                self._abandoned = True
                 self._end("stopping")
                 return
             if moment - renewed < self._every:

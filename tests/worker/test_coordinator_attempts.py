@@ -23,7 +23,8 @@ from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
-from tests.support.trainer import Stable
+from tests.support.servers import wait_until
+from tests.support.trainer import FakeTrainer, Stable
 from tests.worker.coordinated import assert_settled, job, releases, run, submit
 from worker.launcher import FailureCode, SandboxFailed
 
@@ -169,6 +170,47 @@ def test_a_worker_that_is_told_to_stop_gives_the_job_back(market: Market) -> Non
     assert run(market, job_id, Stable()) == "ended"
     # The block under way was finished, so nothing was charged twice.
     assert job(market, job_id).rounds_charged == 12
+
+
+def test_a_block_that_a_stopping_worker_abandons_has_not_failed(market: Market) -> None:
+    """Else a cancel after an operator's restart would cost the whole job."""
+    job_id = submit(market)
+    stop: list[int] = []
+    stable = Stable()
+
+    def endless(round_number: int) -> None:
+        stop.append(round_number)
+        wait_until(lambda: stable.made[-1].killed, what="the kill", seconds=20)
+        raise SandboxFailed(FailureCode.CRASHED)
+
+    stable.before_round = endless
+    ending = run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
+    assert ending == "returned"
+    waiting = job(market, job_id)
+    assert (waiting.status, waiting.attempt, waiting.rounds_charged) == ("queued", 0, 5)
+    with market.database.read() as session:
+        assert events.since(session, job_id)[-1].body == {"reason": "worker_stopping"}
+        assert not events.attempt_failed(session, job_id)
+
+
+def test_figures_that_a_stopping_worker_could_not_measure_are_measured_by_the_next(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(market)
+    stop: list[int] = []
+
+    def endless(trainer: FakeTrainer, weights: object) -> dict[str, float]:
+        stop.append(1)
+        wait_until(lambda: trainer.killed, what="the kill", seconds=20)
+        raise SandboxFailed(FailureCode.CRASHED)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeTrainer, "evaluate", endless)
+        ending = run(market, job_id, Stable(), stopping=lambda: bool(stop), stop_seconds=0.01)
+    assert (ending, job(market, job_id).status) == ("returned", "queued")
+    assert run(market, job_id, Stable()) == "ended"
+    assert job(market, job_id).rounds_charged == 12
+    assert json.loads(releases(market, job_id)[-1].metrics) == {"accuracy": 0.5}
 
 
 def test_a_worker_that_slept_past_its_lease_is_fenced_out(market: Market) -> None:
