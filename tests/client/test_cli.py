@@ -266,6 +266,7 @@ def test_an_auditor_exports_and_verifies_without_a_server(
         (["--version"], 0),
         (["--help"], 0),
         (["login", "--email", "a@b.c", "--url", "http://127.0.0.1:1", "--password-stdin"], 6),
+        (["login", "--email", "a@b.c", "--url", "gateway.example", "--password-stdin"], 3),
     ],
 )
 def test_exit_codes(
@@ -276,6 +277,43 @@ def test_exit_codes(
     ran = run(*arguments)
     assert ran.code == code
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PRIVACY_GATEWAY_URL", "gateway.example"), ("PRIVACY_GATEWAY_TOKEN", "pgt_é")],
+)
+def test_an_environment_that_cannot_be_is_refused_by_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", "pgt_x")
+    monkeypatch.setenv(name, value)
+    ran = run("whoami")
+    assert ran.code == 3
+    assert name.rpartition("_")[2].lower() in ran.err.lower()
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_spoils_nothing(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    as_role("auditor")
+    absent = tmp_path / "absent" / "file"
+    data = house.dataset
+    for command in (
+        ["ledger", "export", "-o", absent],
+        ["ledger", "decisions", "-o", absent],
+        ["ledger", "checkpoint", "-o", absent],
+        ["dataset", "mock", data.id, "-o", absent],
+        ["statement", "--population", data.population, "--format", "json", "-o", absent],
+    ):
+        ran = run(*command)
+        assert (ran.code, "output: " in ran.err) == (3, True), ran
+        assert str(absent) in ran.err
+    kept = write(tmp_path / "decisions.jsonl", "of another day")
+    as_role("researcher")
+    assert run("ledger", "decisions", "-o", kept).code == 4
+    assert kept.read_text() == "of another day"
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_not_found_and_forbidden_have_their_own_codes(

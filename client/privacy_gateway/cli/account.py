@@ -32,7 +32,9 @@ def login(
     from the command line, where others could see it.
     """
     body = {"email": email, "password": _password(password_stdin)}
-    answer = Connection(url).post("/v1/login", body, repeatable=True)
+    with credentials.addressed():
+        connection = Connection(url)
+    answer = connection.post("/v1/login", body, repeatable=True)
     view = LoginView.model_validate(answer)
     file = credentials.save(
         credentials.Credentials(url, email, view.role, view.token, view.expires_at)

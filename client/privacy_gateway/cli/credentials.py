@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 
 from privacy_gateway.client import Domain, login
-from privacy_gateway.errors import Refused
+from privacy_gateway.errors import Refused, invalid
 
 FILE = "credentials.json"
 
@@ -70,7 +72,8 @@ def connect() -> Domain:
     """The gateway of the environment or of the stored login.
 
     Raises:
-        Refused: `unauthenticated` when there is neither.
+        Refused: `unauthenticated` when there is neither; `invalid_request` for an address or a
+            token that can be none.
     """
     url, token = os.environ.get("PRIVACY_GATEWAY_URL"), os.environ.get("PRIVACY_GATEWAY_TOKEN")
     stored = load()
@@ -78,4 +81,17 @@ def connect() -> Domain:
         url, token = stored.url, stored.token
     if token is None:
         raise Refused("unauthenticated", "there is no login for this gateway yet")
-    return login(url=url, token=token)
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise invalid("PRIVACY_GATEWAY_TOKEN", "has characters that no token has; copy it again")
+    with addressed():
+        return login(url=url, token=token)
+
+
+@contextmanager
+def addressed() -> Iterator[None]:
+    """Around what takes an address: one that can be none is refused like any other input."""
+    try:
+        yield
+    except ValueError as error:
+        raise invalid("url", str(error)) from error

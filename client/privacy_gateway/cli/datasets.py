@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from privacy_gateway.cli.credentials import connect
-from privacy_gateway.cli.files import read_json
+from privacy_gateway.cli.files import read_json, writing
 from privacy_gateway.cli.output import Form, Format, facts, listing
 from privacy_gateway.errors import invalid
 from privacy_gateway.views import DatasetView
@@ -67,7 +67,8 @@ def mock(
     with connect() as domain:
         data = domain.dataset(dataset).mock_archive(clients=clients, examples=examples)
     path = output or Path(f"{dataset}-mock.npz")
-    path.write_bytes(data)
+    with writing(path):
+        path.write_bytes(data)
     typer.echo(path)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ def policy_sources(source: Path) -> tuple[str, str]:
         source = found[0]
     tests = source.with_name(f"{source.stem}_test.rego")
     return read_text(source, "source"), read_text(tests, "tests") if tests.is_file() else ""
+
+
+@contextmanager
+def writing(file: Path, field: str = "output") -> Iterator[None]:
+    """Around what writes `file`: a place that cannot be written is refused by its option."""
+    try:
+        yield
+    except OSError as error:
+        raise invalid(field, f"{file} cannot be written: {error.strerror}") from error
 
 
 def _bytes(file: Path, field: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from privacy_gateway.cli.credentials import connect
-from privacy_gateway.cli.files import read_job
+from privacy_gateway.cli.files import read_job, writing
 from privacy_gateway.cli.output import Form, Format, facts, listing, note
 from privacy_gateway.jobs import Job, ResultForm
 
@@ -113,8 +113,9 @@ def result(
     ] = "npz",
 ) -> None:
     """Download the released model; free for ever."""
-    with connect() as domain:
-        typer.echo(domain.job(job).download(output or Path(f"{job}.{form}"), form=form))
+    path = output or Path(f"{job}.{form}")
+    with connect() as domain, writing(path):
+        typer.echo(domain.job(job).download(path, form=form))
 
 
 @app.command("receipt")

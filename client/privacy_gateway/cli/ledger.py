@@ -10,6 +10,7 @@ import typer
 
 from privacy_gateway import canonical, tabular
 from privacy_gateway.cli.credentials import connect
+from privacy_gateway.cli.files import writing
 from privacy_gateway.cli.output import Form, Format, listing, note
 from privacy_gateway.errors import invalid
 
@@ -70,7 +71,7 @@ def export(
     told = tabular.form_of(output) if output is not None else "jsonl"
     wanted = form.value if form is not None else told
     path = output or Path(f"ledger.{wanted}")
-    with connect() as domain:
+    with connect() as domain, writing(path):
         typer.echo(domain.export_ledger(path, form=wanted))
     if tabular.form_of(path) == wanted:
         note(f"next: privacy-gateway verify {path}")
@@ -86,7 +87,8 @@ def checkpoint_(
     if output is None:
         typer.echo(signed, nl=False)
         return
-    output.write_text(signed, encoding="utf-8")
+    with writing(output):
+        output.write_text(signed, encoding="utf-8")
     typer.echo(output)
 
 
@@ -108,9 +110,16 @@ def decisions(
     ] = Path("decisions.jsonl"),
 ) -> None:
     """Write the log of policy decisions, for `verify --decisions`."""
-    with connect() as domain, output.open("wb") as file:
-        for decision in domain.connection.pages("/v1/decisions"):
-            file.write(canonical.dumps(decision, floats=True) + b"\n")
+    # Under its name only when it is whole: a refusal must not empty the log of another day.
+    part = output.with_name(f"{output.name}.part")
+    with connect() as domain, writing(output):
+        try:
+            with part.open("wb") as file:
+                for decision in domain.connection.pages("/v1/decisions"):
+                    file.write(canonical.dumps(decision, floats=True) + b"\n")
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
     typer.echo(output)
 
 

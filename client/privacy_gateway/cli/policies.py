@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from privacy_gateway.cli.credentials import connect
-from privacy_gateway.cli.files import policy_sources, read_job
+from privacy_gateway.cli.files import policy_sources, read_job, writing
 from privacy_gateway.cli.output import Form, Format, facts, listing
 from privacy_gateway.errors import Refused, invalid
 
@@ -158,7 +158,8 @@ def region(
     with connect() as domain:
         if svg is not None:
             plot = domain.owner.policy_region_text(dataset, number, "svg", body)
-            svg.write_text(plot, encoding="utf-8")
+            with writing(svg, "svg"):
+                svg.write_text(plot, encoding="utf-8")
         if form is Form.json:
             facts(form, domain.owner.policy_region(dataset, number, body))
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy_gateway.cli.credentials import connect
+from privacy_gateway.cli.files import writing
 from privacy_gateway.cli.ledger import DAMAGED, keys_of, text_of
 from privacy_gateway.cli.output import note
 from privacy_gateway.errors import Refused, invalid
@@ -49,7 +50,7 @@ def statement(
     if population is None:
         raise invalid("population", "name one (see `population list`)")
     path = output or Path(f"statement.{form.value}")
-    with connect() as domain:
+    with connect() as domain, writing(path):
         saved = domain.save_statement(path, population, since=since, until=until, form=form.value)
         typer.echo(saved)
     note(f"next: privacy-gateway statement verify {path} --key KEY")
