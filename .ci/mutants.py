@@ -2,8 +2,8 @@
 
 mutmut wants packages side by side below one root, so rooms and tests are copied to
 `.cache/mutants`; nothing in the checkout is ever touched. A mutant that changes only the wording of
-a message is counted apart: tests assert codes and fields, not prose. `MUTANTS` names some mutants,
-`MUTANTS_SECONDS` limits the judging; see `mutants_judge.py`, which keeps one core busy.
+a message is counted apart and not judged: tests assert codes and fields, not prose. `MUTANTS` names
+some, `MUTANTS_SECONDS` limits the judging; see `mutants_judge.py`, which keeps one core busy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+from mutants_wording import only_wording
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOUSE = REPOSITORY / ".cache" / "mutants"
@@ -33,7 +34,6 @@ FILES = (
 )  # fmt: skip
 KILLED, SURVIVED, UNTESTED = {1, 3}, {0}, {5, 33}
 TIMEOUT = {24, 36, 152, 255, -24}
-PROSE = re.compile(r"""["'][^"']*\b[A-Za-z]{2,}[^"']* [^"']*["']""")
 
 
 def lay_out() -> None:
@@ -86,14 +86,14 @@ def report() -> int:
 
 
 def _verdict(meta: Path, name: str, code: int | None) -> str:
+    if only_wording(meta, name):
+        return "wording"
     if code is None:
         return "unchecked"
     if code in KILLED:
         return "killed"
     if code in TIMEOUT or code < 0 or code > 100:
         return "timeout"
-    if _only_wording(meta, name):
-        return "wording"
     return "untested" if code in UNTESTED else "survived"
 
 
@@ -113,14 +113,6 @@ def _changes(meta: Path, name: str) -> list[tuple[str, str]]:
         for kind, a, b, c, d in matcher.get_opcodes()
         if kind != "equal"
     ]
-
-
-def _only_wording(meta: Path, name: str) -> bool:
-    """Whether nothing differs but the text of sentences."""
-    changes = _changes(meta, name)
-    return bool(changes) and all(
-        PROSE.sub("None", old) == PROSE.sub("None", new) for old, new in changes
-    )
 
 
 def _print(counts: dict[str, Counter[str]]) -> None:

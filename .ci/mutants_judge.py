@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutants_wording import only_wording
 from mutmut.mutation.trampoline import set_mutant_under_test
 
 HERE = Path.cwd()
@@ -250,12 +251,18 @@ def factory_of(session: pytest.Session) -> pytest.TempPathFactory:
 
 
 def chosen(names: list[str]) -> list[str]:
-    """Mutants of these names that have no verdict or survived."""
+    """Mutants of these names that have no verdict or survived, and change more than wording."""
     found: list[str] = []
     for meta in sorted(HERE.glob("*/*.py.meta")):
         verdicts = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
-        found += [key for key, code in verdicts.items() if code in (None, PASSED, UNTESTED)]
-    return [key for key in found if not names or any(fnmatch.fnmatch(key, one) for one in names)]
+        found += [
+            key
+            for key, code in verdicts.items()
+            if code in (None, PASSED, UNTESTED)
+            and (not names or any(fnmatch.fnmatch(key, one) for one in names))
+            and not only_wording(meta, key)
+        ]
+    return found
 
 
 def record(key: str, code: int, seconds: float) -> None:
