@@ -40,18 +40,22 @@ def all_commands() -> dict[str, Any]:
 
 
 def options_of(command: Any) -> set[str]:
-    """Spellings of a command's options."""
-    return {spelling for option in _visible(command) for spelling in option.opts}
+    """Spellings of a command's options, `--no-…` among them."""
+    return {
+        spelling
+        for option in _visible(command)
+        for spelling in (*option.opts, *option.secondary_opts)
+    }
 
 
 def _walk(group: Any, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, command in group.commands.items():
         full = f"{prefix}{name}"
+        if not hasattr(command, "commands") or command.invoke_without_command:
+            found[full] = command
         if hasattr(command, "commands"):
             found |= _walk(command, f"{full} ")
-        else:
-            found[full] = command
     return found
 
 
@@ -78,12 +82,13 @@ def _usage(parameter: Any) -> str:
 
 
 def _spelled(parameter: Any) -> str:
-    """An argument in capitals, an option with its value."""
+    """An argument in capitals, an option with its value; where there is a choice, the choices."""
+    choices = getattr(parameter.type_descriptor, "choices", None)
+    value = "|".join(choices) if choices else str(parameter.name).strip("_").upper()
     if not parameter.opts[0].startswith("-"):
-        return str(parameter.name).upper()
-    if parameter.is_flag:
-        return str(parameter.opts[0])
-    return f"{parameter.opts[0]} {parameter.name.strip('_').upper()}"
+        return value
+    spellings = "/".join([*parameter.opts, *parameter.secondary_opts])
+    return spellings if parameter.is_flag else f"{spellings} {value}"
 
 
 def _default(parameter: Any) -> str:
@@ -92,4 +97,6 @@ def _default(parameter: Any) -> str:
         return "needed"
     if value is None or value is False or callable(value):
         return ""
+    if value is True:
+        return code(parameter.opts[0])
     return code(value.value if isinstance(value, Enum) else value)

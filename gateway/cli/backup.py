@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,7 +51,10 @@ def restore(
     without_witness: Annotated[
         bool, typer.Option("--without-witness", help="There is no witness any more.")
     ] = False,
-    format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    format_: Annotated[
+        Literal["text", "json"],
+        typer.Option("--format", help="`text` for people, `json` for programs."),
+    ] = "text",
 ) -> None:
     """Put a backup in place, write back what was spent since, and compare with the witness.
 

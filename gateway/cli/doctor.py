@@ -10,7 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -63,7 +63,10 @@ def doctor(
             "runs one.",
         ),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+    format_: Annotated[
+        Literal["text", "json"],
+        typer.Option("--format", help="`text` for people, `json` for programs."),
+    ] = "text",
 ) -> None:
     """Look at Python, database, policy engine, broker, TensorFlow and what closes the sandbox.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +18,12 @@ from privacy_gateway.notebook import plain_table
 
 if TYPE_CHECKING:
     from accounting.calculator import Calculation
-    from accounting.plan import Cohort, Sampling, TrainingPlan
+    from accounting.plan import TrainingPlan
+
+# Spelled here: `accounting.plan` would be imported for every command's `--help`.
+Sampling = Literal["poisson", "fixed_size", "none"]
+AlgorithmName = Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
+Cohort = Literal["secret", "visible"]
 
 
 def price(
@@ -27,16 +32,14 @@ def price(
     rounds: Annotated[int, typer.Option(help="Rounds, each a noisy release.")],
     noise_multiplier: Annotated[float, typer.Option(help="z: noise of z·C on the sum.")],
     delta: Annotated[float, typer.Option(help="δ, at most 1/(10 N).")],
-    sampling: Annotated[str, typer.Option(help="poisson, fixed_size or none.")] = "poisson",
+    sampling: Annotated[Sampling, typer.Option(help="How a cohort is drawn.")] = "poisson",
     algorithm: Annotated[
-        str, typer.Option(help="dp_fedavg and its kin, or dp_ftrl (priced as a tree).")
+        AlgorithmName, typer.Option(help="dp_ftrl is priced as a tree, the others alike.")
     ] = "dp_fedavg",
     adaptive_clipping: Annotated[
         bool, typer.Option("--adaptive-clipping", help="Pay for the clipped fraction too.")
     ] = False,
-    cohort: Annotated[
-        str, typer.Option(help="secret, or visible where others learn who was drawn.")
-    ] = "secret",
+    cohort: Annotated[Cohort, typer.Option(help="visible: others learn who was drawn.")] = "secret",
     bands: Annotated[
         int | None, typer.Option(help="b of the banded matrix that dp_ftrl uses, not a tree.")
     ] = None,
@@ -55,10 +58,10 @@ def price(
             clients_per_round=clients_per_round,
             rounds=rounds,
             noise_multiplier=noise_multiplier,
-            sampling=cast("Sampling", sampling),
+            sampling=sampling,
             clip_norm=None if adaptive_clipping else 1.0,
             algorithm=algorithm,
-            cohort=cast("Cohort", cohort),
+            cohort=cohort,
             bands=bands,
         )
         _print(plan, calculate(plan, delta=delta, budget_epsilon=budget_epsilon), form)

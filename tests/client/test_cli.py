@@ -371,3 +371,8 @@ def test_the_calculator_gives_the_announcements_price(run: Run) -> None:
     refused = run("price", *announced[:2], "--clients-per-round", 4, *announced[4:])
     assert refused.code == 3
     assert "clients_per_round" in refused.err
+    # A misspelt word must not be priced as something else.
+    for option in ("--algorithm", "--sampling", "--cohort"):
+        misspelt = run("price", *announced, option, "dp_ftlr")
+        assert (misspelt.code, misspelt.out) == (2, "")
+        assert option in misspelt.err
