@@ -131,6 +131,35 @@ def test_one_that_keeps_or_asks_something_cannot_be_traced(
 
 
 @pytest.mark.tensorflow
+def test_who_has_no_records_adds_nothing_whatever_the_trainer_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weight decay moves a client without rows too; her first record could turn that by 2 C."""
+    import tensorflow as tf
+
+    from worker.training import models
+    from worker.training.algorithms import custom, example
+    from worker.training.federated import FederatedRound
+
+    class Decaying(custom.Trainer):
+        events: ClassVar[Any] = ("gaussian_sum",)
+
+        def update(self, weights: Any, rows: Any) -> Any:
+            sign = tf.where(rows.stop > rows.start, 1.0, -1.0)
+            return [sign * tf.ones_like(w) for w in weights]
+
+    monkeypatch.setattr(example, "SignStep", Decaying)
+    task = small.task(small.LINEAR, trainer=SIGN)
+    model = models.build(task)
+    shapes = [weight.shape for weight in model.weights]
+    clients = small.store(tmp_path / "people", SIZES)
+    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
+    for client, size in enumerate(SIZES):
+        sums = federated.sum_of(0, np.array([client]), model.weights)
+        assert any(part.any() for part in sums) == (size > 0)
+
+
+@pytest.mark.tensorflow
 def test_a_sandbox_says_a_code_and_no_more_of_one_that_is_missing(tmp_path: Path) -> None:
     small.store(tmp_path / "people", SIZES)
     task = small.task(small.LINEAR, trainer="no_such_package.trainers:Fancy")

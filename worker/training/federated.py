@@ -153,11 +153,13 @@ def slice_sum(
     ) -> Tensors:
         def client(index: Any, total: Tensors) -> tuple[Any, Tensors]:
             rows = ClientRows(features, labels, offsets[index], offsets[index + 1], seeds[index])
-            steps, within = _clipped(_pieces(local(weights, rows)), clip_norm)
+            # Who has no records contributes nothing, whatever an installed trainer makes of it, nor
+            # to the count: else a person's coming could move both by twice the bound.
+            there = rows.stop > rows.start
+            steps, within = _clipped(_pieces(local(weights, rows)), clip_norm, there=there)
             if counting:
-                # Who has no records contributes nothing, to the count neither.
                 half = tf.where(within, [HALF], [-HALF])
-                steps = [*steps, tf.where(rows.stop > rows.start, half, [0])]
+                steps = [*steps, tf.where(there, half, [0])]
             return index + 1, [t + s for t, s in zip(total, steps, strict=True)]
 
         zeros = _pieces([tf.zeros(shape, tf.int32) for shape in shapes])
@@ -181,8 +183,10 @@ def clip_to_grid(update: Tensors, clip_norm: float) -> Tensors:
     return _whole(steps, [u.shape for u in update])
 
 
-def _clipped(pieces: Tensors, clip_norm: Any) -> tuple[Tensors, Any]:
+def _clipped(pieces: Tensors, clip_norm: Any, *, there: Any = True) -> tuple[Tensors, Any]:
     """The same under a norm that is a tensor, and whether the update was within it.
+
+    Zero unless `there`.
 
     One piece after the other, and widened a second time instead of kept: what is at work stays in
     a core's own cache.
@@ -195,7 +199,8 @@ def _clipped(pieces: Tensors, clip_norm: Any) -> tuple[Tensors, Any]:
     norm = tf.sqrt(2.0 * tf.add_n(halves))
     finite = tf.math.is_finite(norm)
     shrink = tf.minimum(tf.constant(1.0, tf.float64), clip_norm / tf.maximum(norm, 1e-300))
-    factor = tf.where(finite, shrink * (GRID * _MARGIN / clip_norm), 0.0)
+    counts = tf.logical_and(finite, there)
+    factor = tf.where(counts, shrink * (GRID * _MARGIN / clip_norm), 0.0)
     steps: Tensors = []
     for piece in pieces:
         with tf.control_dependencies(steps[-1:] or [factor]):

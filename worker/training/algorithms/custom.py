@@ -51,7 +51,8 @@ class Trainer(ABC):
 
         Args:
             weights: the round's weights, float32 tensors.
-            rows: the client's place in the slice; it may have no row at all.
+            rows: the client's place in the slice; it may have no row at all, and its update is
+                zero then, whatever is returned.
 
         Variables, assertions, printing, Python functions and random numbers but those of
         `tf.random.stateless_*` (from `rows.seed`) end the job before any data is touched.
