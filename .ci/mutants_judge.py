@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fnmatch
 import gc
+import hashlib
 import json
 import os
 import random
@@ -53,7 +54,18 @@ def prepare() -> None:
     mutmut.copy_also_copy_files()
     mutmut.setup_source_paths()
     mutmut.create_mutants(1)
+    forget_stale(HERE / "mutants")
     mutmut.collect_or_load_stats(mutmut.get_mutant_runner(1), apply_config_invalidation=True)
+
+
+def forget_stale(folder: Path) -> None:
+    """Mutmut learns what new tests run; what a changed one runs it would not ask again."""
+    files = sorted((HERE / "tests").rglob("*.py"))
+    text = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    known = folder / "tests.sha256"
+    if not known.exists() or known.read_text(encoding="utf-8") != text:
+        (folder / "mutmut-stats.json").unlink(missing_ok=True)
+    known.write_text(text, encoding="utf-8")
 
 
 class Known:
