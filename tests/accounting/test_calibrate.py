@@ -15,7 +15,7 @@ from accounting.budget import single_job_limits, terms_of
 from accounting.calculator import calculate
 from accounting.calibrate import how_many_more, max_cohort, max_rounds, min_noise
 from accounting.curve import price
-from accounting.mechanism import MAX_ROUNDS
+from accounting.mechanism import MAX_ROUNDS, MIN_NOISE
 from accounting.plan import TrainingPlan
 from privacy_gateway import rdp
 from privacy_gateway.errors import Refused
@@ -33,6 +33,14 @@ class Account:
 
 def budget(epsilon: float, delta: float) -> Account:
     return Account(terms_of(round(epsilon * rdp.NANO), delta).limits)
+
+
+ENDLESS = Account((rdp.INT64_MAX,) * len(rdp.ORDERS))
+
+
+def exactly(plan: TrainingPlan) -> Account:
+    """A budget with room for this plan and not for one unit more."""
+    return Account(price(plan.mechanism).total(plan.charge_units))
 
 
 def fits(account: Account, plan: TrainingPlan) -> bool:
@@ -86,20 +94,68 @@ def test_how_many_more_is_what_the_filter_admits() -> None:
     assert how_many_more(account, price(poisson(1, 0.01)), 10**6) == 0
 
 
-def test_a_quota_counts_too() -> None:
-    account, quota = budget(8.0, 1e-6), budget(1.5, 1e-6)
-    plan = TrainingPlan(1000, 10, 100, 1.0)
-    cost = price(plan.mechanism)
-    assert how_many_more(account, cost, 100, quota=quota) == how_many_more(quota, cost, 100)
-    assert max_rounds(account, plan.mechanism, quota=quota) == max_rounds(quota, plan.mechanism)
-    assert min_noise(account, plan, quota=quota) == min_noise(quota, plan)
-    assert max_cohort(account, plan, quota=quota) == max_cohort(quota, plan)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        TrainingPlan(1000, 10, 100, 1.0),
+        TrainingPlan(100, 100, 10, 3.0, sampling="none"),
+        TrainingPlan(1000, 100, 50, 12.0, sampling="none", algorithm="dp_ftrl"),
+        TrainingPlan(1000, 10, 50, 1.0, algorithm="dp_ftrl", bands=5),
+    ],
+    ids=["poisson", "unsampled", "tree", "banded"],
+)
+def test_a_quota_counts_too(plan: TrainingPlan) -> None:
+    """One quota alone, and those of researcher and project together."""
+    account, quota, loose = budget(8.0, 1e-6), budget(1.5, 1e-6), budget(4.0, 1e-6)
+    cost, units = price(plan.mechanism), plan.charge_units
+    assert fits(account, plan)
+    for both in (quota, (loose, quota), [quota, loose]):
+        more = how_many_more(account, cost, units, quota=both)
+        assert more == how_many_more(quota, cost, units) < how_many_more(account, cost, units)
+        most = calibrate.most_rounds(account, plan, quota=both)
+        assert most == calibrate.most_rounds(quota, plan) < calibrate.most_rounds(account, plan)
+        noise = min_noise(account, plan, quota=both)
+        assert noise == min_noise(quota, plan) != min_noise(account, plan)
+        cohort = max_cohort(account, plan, quota=both)
+        assert cohort == max_cohort(quota, plan) != max_cohort(account, plan)
+
+
+def test_a_budget_for_one_job_alone_has_that_job_as_its_answer() -> None:
+    """At both ends of what is searched, the last unit of room counts too."""
+    tree = TrainingPlan(1000, 100, 1, 1.0, sampling="none", algorithm="dp_ftrl")
+    assert calibrate.most_rounds(exactly(tree), tree.changed(rounds=500)) == 1
+    widest = TrainingPlan(10**6, 1, MAX_ROUNDS, 5.0, algorithm="dp_ftrl", bands=MAX_ROUNDS)
+    assert calibrate.most_rounds(exactly(widest), widest) == MAX_ROUNDS
+    loudest = TrainingPlan(1000, 2, 1, 0.1999, clip_norm=None)
+    assert min_noise(exactly(loudest), loudest) == 0.1999, "below twice σ_b"
+    everybody = TrainingPlan(11, 11, 1, 1.0, clip_norm=None)
+    assert max_cohort(exactly(everybody), everybody) == 11
+    rare = TrainingPlan(10**9, 1, 1, 1.0)
+    assert min(price(rare.mechanism).per_round) == 1
+    assert max_cohort(Account((1,) * 16), rare) is not None
+
+
+def test_room_for_everything_is_answered_by_the_bounds_of_a_plan() -> None:
+    tree = TrainingPlan(1000, 100, 50, 30.0, sampling="none", algorithm="dp_ftrl")
+    assert calibrate.most_rounds(ENDLESS, tree) == MAX_ROUNDS
+    quiet = TrainingPlan(10, 10, 1, 10_000.0, sampling="none")
+    assert max_rounds(ENDLESS, quiet.mechanism) == MAX_ROUNDS
+    banded = TrainingPlan(1000, 10, 50, 4.0, algorithm="dp_ftrl", bands=5)
+    assert max_cohort(ENDLESS, banded) == 1000 // 5, "a round takes its clients from one group"
+    assert min_noise(ENDLESS, banded, least=0.0) == MIN_NOISE
+
+
+def test_without_sampling_everybody_takes_part_or_nobody() -> None:
+    plan = TrainingPlan(100, 100, 10, 1.2, sampling="none")
+    assert max_cohort(exactly(plan), plan) == 100
+    assert max_cohort(exactly(plan), plan.changed(rounds=11)) is None
 
 
 def test_a_floor_is_respected_and_nothing_can_mean_nothing() -> None:
     account = budget(8.0, 1e-5)
     plan = TrainingPlan(1000, 10, 1, 5.0)
     assert min_noise(account, plan, least=2.5) == 2.5
+    assert min_noise(account, plan, least=2.50005) == 2.5001, "the next step of the grid"
     exhausted = Account((-1,) * 16)
     assert min_noise(exhausted, plan) is None
     assert max_cohort(exhausted, plan) is None
@@ -202,7 +258,7 @@ def test_an_engine_that_is_one_step_off_changes_no_answer(off: int) -> None:
 
 def test_rounds_end_where_their_price_no_longer_fits_a_number() -> None:
     """An account without limits still holds 64 bits."""
-    account, mechanism = Account((rdp.INT64_MAX,) * len(rdp.ORDERS)), poisson(1.0, 1.0)
+    account, mechanism = ENDLESS, poisson(1.0, 1.0)
     most = max_rounds(account, mechanism)
     assert 1 < most < MAX_ROUNDS
     assert max(price(mechanism).total(most)) <= rdp.INT64_MAX

@@ -108,6 +108,13 @@ def test_a_bound_that_was_broken_is_a_fact() -> None:
     assert (error.value, error.limit) == ("3.5", 2.0)
 
 
+def test_a_term_that_no_budget_has_is_a_fact() -> None:
+    error = refused(lambda: terms_of(NANO, 1e-6, filter="zcdp")).errors[0]  # type: ignore[arg-type]
+    assert (error.field, error.value) == ("filter", "zcdp")
+    error = refused(lambda: terms_of(NANO, 1e-6, (rdp.FEMTO,) + (1,) * 15)).errors[0]
+    assert error.value == rdp.FEMTO + 15
+
+
 def test_a_grid_of_its_own_survives_a_raise() -> None:
     terms = terms_of(2 * NANO, 1e-5, orders=(10.0, 20.0))
     raised = terms.raised(NANO)

@@ -49,6 +49,15 @@ def test_more_noise_and_smaller_samples_cost_less(q: float, noise: float, share:
         assert rdp.sgm_rdp(q, noise / share, order) <= here * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.02, 0.05, 0.2, 1.0])
+@pytest.mark.parametrize("q", [1e-6, 0.01, 0.5])
+def test_the_quadrature_gives_the_exact_sums_at_whole_orders(q: float, noise: float) -> None:
+    """The less noise, the finer the grid it needs."""
+    for order in (2, 5, 10):
+        exact = rdp._integer_log_moment(q, noise, order)
+        assert rdp._fractional_log_moment(q, noise, order) == pytest.approx(exact, rel=1e-12)
+
+
 def test_tiny_rates_keep_their_digits() -> None:
     for order in rdp.ORDERS[:6]:
         leading = order / 2 * 1e-18 * math.expm1(1.0)
