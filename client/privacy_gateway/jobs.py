@@ -94,7 +94,9 @@ class Quote(QuoteView):
         if self.epsilon_pld is not None:
             facts["ε of this job by PLD"] = self.epsilon_pld
         for rule in self.refusals:
-            facts[f"refused: {rule.code}"] = f"{rule.field} {rule.message}".strip()
+            # Two rules may have one code: a floor of the noise and one of the cohort.
+            said = [facts.get(f"refused: {rule.code}"), f"{rule.field} {rule.message}".strip()]
+            facts[f"refused: {rule.code}"] = "; ".join(filter(None, said))
         if self.counter_offer is not None:
             facts["counter-offer"] = dict(self.counter_offer.changed)
             facts["ε of the counter-offer"] = self.counter_offer.epsilon
@@ -189,6 +191,19 @@ class Job:
         self._domain.connection.post(f"/v1/jobs/{self.id}/cancel", repeatable=True)
         return self.refresh()
 
+    def approve(self, note: str = "") -> Job:
+        """Agree to a job that the policy lets run only with people's consent.
+
+        Raises:
+            Refused: `forbidden` for one's own job or where the policy asks for another role;
+                `conflict` for a job that does not wait, or a second word.
+        """
+        return self._decide("approve", note)
+
+    def reject(self, note: str = "") -> Job:
+        """Deny a job that waits for consent; its reservation goes back. Raises as `approve`."""
+        return self._decide("reject", note)
+
     def result(self) -> Any:
         """The released weights: the model filled with them where it is known, else arrays by name.
 
@@ -262,6 +277,12 @@ class Job:
 
     def _repr_html_(self) -> str:
         return notebook.html_facts(f"Job {self.id}", self.facts())
+
+    def _decide(self, word: str, note: str) -> Job:
+        body = {"decision": word, "note": note}
+        answer = self._domain.connection.post(f"/v1/jobs/{self.id}/approvals", body)
+        self.view = JobView.model_validate(answer)
+        return self
 
     def _read(self, form: ResultForm = "npz") -> bytes:
         """The result's bytes, size-capped."""

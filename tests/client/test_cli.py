@@ -180,6 +180,39 @@ def test_a_researcher_prices_adopts_and_submits(
     assert "cancelled" in run("jobs", "show", sent["id"]).out
 
 
+def test_an_owner_agrees_to_a_job_and_rejects_another(
+    run: Run, as_role: Callable[[str], None], house: House
+) -> None:
+    asks = POLICY.read_text(encoding="utf-8").replace(
+        "answer.of(deny, set(),",
+        'answer.of(deny, {{"role": "owner", "count": 1, "within_hours": 24}},',
+    )
+    tests = POLICY.with_name("price_cap_test.rego").read_text(encoding="utf-8")
+    house.owner.owner.publish_policy(house.dataset.id, asks, tests=tests)
+    wanted, other = (house.researcher.submit(house.job()) for _ in range(2))
+    as_role("researcher")
+    assert run("jobs", "decide", wanted.id, "approve").code == 4
+    as_role("owner")
+    waiting = run("jobs", "list", "--status", "awaiting_approval", "--format", "json").json
+    assert {job["id"] for job in waiting} == {wanted.id, other.id}
+    agreed = run("jobs", "decide", wanted.id, "approve", "--note", "fits", "--format", "json")
+    assert agreed.json["status"] == "queued"
+    assert "denied" in run("jobs", "decide", other.id, "reject").out
+    assert run("jobs", "decide", wanted.id, "approve").code == 3
+    assert run("jobs", "decide", wanted.id, "perhaps").code == 2
+
+
+def test_rules_of_one_code_are_all_shown(
+    run: Run, as_role: Callable[[str], None], house: House, tmp_path: Path
+) -> None:
+    as_role("researcher")
+    asked = house.job(noise_multiplier=0.1, clients_per_round=1)
+    shown = run("quote", write(tmp_path / "job.json", asked)).out
+    floors = next(line for line in shown.splitlines() if line.startswith("refused: floor"))
+    assert "noise_multiplier" in floors
+    assert "clients_per_round" in floors
+
+
 def test_a_shape_without_dimensions_is_shown_as_such(
     run: Run, as_role: Callable[[str], None], house: House
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -99,6 +100,27 @@ def cancel(job: JobId, form: Format = Form.table) -> None:
     with connect() as domain:
         cancelled = domain.job(job).cancel()
         facts(form, cancelled.view, {"id": cancelled.id} | cancelled.facts())
+
+
+class Word(StrEnum):
+    """What is said about a job that waits for consent."""
+
+    approve = "approve"
+    reject = "reject"
+
+
+@app.command("decide")
+def decide(
+    job: JobId,
+    word: Annotated[Word, typer.Argument(help="What you say; a rejected job is denied for good.")],
+    note: Annotated[str, typer.Option(help="For the record.")] = "",
+    form: Format = Form.table,
+) -> None:
+    """Agree, or not, to a job that the policy lets run only with people's consent."""
+    with connect() as domain:
+        found = domain.job(job)
+        decided = found.approve(note) if word is Word.approve else found.reject(note)
+        facts(form, decided.view, {"id": decided.id} | decided.facts())
 
 
 @app.command("result")
