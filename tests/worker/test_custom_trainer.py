@@ -160,6 +160,37 @@ def test_who_has_no_records_adds_nothing_whatever_the_trainer_makes_of_it(
 
 
 @pytest.mark.tensorflow
+def test_a_trainer_sees_no_rows_but_the_clients_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that centres features, say: over the whole slice everybody would move everybody."""
+    import tensorflow as tf
+
+    from worker.training import models
+    from worker.training.algorithms import custom, example
+    from worker.training.federated import FederatedRound
+
+    class Centring(custom.Trainer):
+        events: ClassVar[Any] = ("gaussian_sum",)
+
+        def update(self, weights: Any, rows: Any) -> Any:
+            seen = tf.concat([tf.reshape(rows.features, [-1]), [0.0]], 0)
+            return [tf.ones_like(w) * tf.reduce_sum(seen) for w in weights]
+
+    monkeypatch.setattr(example, "SignStep", Centring)
+    task = small.task(small.LINEAR, trainer=SIGN, clip_norm=1000.0)
+    model = models.build(task)
+    shapes = [weight.shape for weight in model.weights]
+    clients = small.store(tmp_path / "people", SIZES)
+    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
+    each = [federated.sum_of(0, np.array([client]), model.weights) for client in EVERYBODY]
+    together = federated.sum_of(0, EVERYBODY, model.weights)
+    for place, part in enumerate(together):
+        np.testing.assert_array_equal(part, sum(alone[place] for alone in each))
+        assert part.any()
+
+
+@pytest.mark.tensorflow
 def test_a_sandbox_says_a_code_and_no_more_of_one_that_is_missing(tmp_path: Path) -> None:
     small.store(tmp_path / "people", SIZES)
     task = small.task(small.LINEAR, trainer="no_such_package.trainers:Fancy")

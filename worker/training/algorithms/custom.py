@@ -3,10 +3,11 @@
 A class of `Trainer` says how one client's data becomes one update, as graph code. Everything that
 privacy rests on lies outside of it and does not change: the update is clipped to C, summed in
 integers, noised on the trusted side, charged as its algorithm's event. So a trainer can be useless,
-but it cannot make a client count for more. It runs in the sandbox and imports from the worker's own
-packages alone. Its graph may hold no operation with a state: with a variable one person's records
-would reach others' updates, each of them clipped to C, and `tf.debugging.assert_*` would fail by
-data, so that a job that dies by a record has told about it.
+but it cannot make a client count for more. It runs in the sandbox, imports from the worker's own
+packages alone, and is given one client's rows and nobody else's. Its graph may hold no operation
+with a state: with a variable one person's records would reach others' updates, each of them clipped
+to C, and `tf.debugging.assert_*` would fail by data, so that a job that dies by a record has told
+about it.
 """
 
 import importlib
@@ -51,8 +52,8 @@ class Trainer(ABC):
 
         Args:
             weights: the round's weights, float32 tensors.
-            rows: the client's place in the slice; it may have no row at all, and its update is
-                zero then, whatever is returned.
+            rows: the client's own rows alone, from `start` 0; there may be none at all, and the
+                update is zero then, whatever is returned.
 
         Variables, assertions, printing, Python functions and random numbers but those of
         `tf.random.stateless_*` (from `rows.seed`) end the job before any data is touched.
@@ -78,8 +79,9 @@ def local(task: TrainingTask, model: Model, shapes: Sequence[tuple[int, ...]]) -
 
     def update(weights: Tensors, rows: ClientRows) -> Tensors:
         graph = tf.compat.v1.get_default_graph()
+        own = _alone(rows)
         before = len(graph.get_operations())
-        given = list(trainer.update(list(weights), rows))
+        given = list(trainer.update(list(weights), own))
         _refuse_state(graph.get_operations()[before:])
         # Of the weights' own shapes, known before any data: a wrong one fails for every client.
         return [
@@ -88,6 +90,15 @@ def local(task: TrainingTask, model: Model, shapes: Sequence[tuple[int, ...]]) -
         ]
 
     return update
+
+
+def _alone(rows: ClientRows) -> ClientRows:
+    """The client's rows without the slice around them: a mean over that would mix people."""
+    mine = slice(rows.start, rows.stop)
+    count = rows.stop - rows.start
+    return ClientRows(
+        rows.features[mine], rows.labels[mine], tf.zeros_like(count), count, rows.seed
+    )
 
 
 def _refuse_state(operations: Sequence[Any]) -> None:
