@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 
 from kit.db import Database
-from tests.support import servers
+from tests.support import databases, servers
 
 settings.register_profile(
     "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
@@ -89,8 +87,8 @@ def free_port() -> int:
 def _postgres_template(postgres_url: str) -> str:
     """A database with every table, copied for each test."""
     _import_tables()
-    _create_database(postgres_url, "house", template=None)
-    template = Database(_named(postgres_url, "house"))
+    databases.create(postgres_url, None, "house")
+    template = Database(databases.named(postgres_url, database="house"))
     template.create_all()
     template.close()
     return postgres_url
@@ -99,10 +97,15 @@ def _postgres_template(postgres_url: str) -> str:
 @pytest.fixture
 def postgres_database_url(_postgres_template: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database of this test alone."""
-    name = f"t_{secrets.token_hex(6)}"
-    _create_database(_postgres_template, name, template="house")
-    yield _named(_postgres_template, name)
-    _execute(_postgres_template, f'DROP DATABASE "{name}" WITH (FORCE)')
+    name = databases.create(_postgres_template, "house")
+    yield databases.named(_postgres_template, database=name)
+    databases.drop(_postgres_template, name)
+
+
+@pytest.fixture(scope="session")
+def _postgres_pool(_postgres_template: str) -> databases.Pool:
+    """Databases that tests use one after the other."""
+    return databases.Pool(_postgres_template, "house")
 
 
 @pytest.fixture
@@ -132,11 +135,12 @@ def sqlite_database(sqlite_url: str, _sqlite_template: Path) -> Iterator[Databas
 
 
 @pytest.fixture
-def postgresql_database(postgres_database_url: str) -> Iterator[Database]:
+def postgresql_database(_postgres_pool: databases.Pool) -> Iterator[Database]:
     """PostgreSQL with every table."""
-    database = Database(postgres_database_url)
-    yield database
-    database.close()
+    with _postgres_pool.lent() as url:
+        database = Database(url)
+        yield database
+        database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -154,20 +158,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are absent; set PRIVACY_GATEWAY_TEST_DATA to their folder")
     return folder
-
-
-def _named(url: str, database: str) -> str:
-    return sa.make_url(url).set(database=database).render_as_string(hide_password=False)
-
-
-def _create_database(url: str, name: str, *, template: str | None) -> None:
-    suffix = f' TEMPLATE "{template}"' if template else ""
-    _execute(url, f'CREATE DATABASE "{name}"{suffix}')
-
-
-def _execute(url: str, statement: str) -> None:
-    """One statement outside a transaction."""
-    handle = Database(url)
-    with handle.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
-    handle.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,6 +17,7 @@ from accounting.filter import zero
 from kit.db import Database
 from kit.guards import GUARDS
 from privacy_gateway.chain import GENESIS
+from tests.support import databases
 
 Row = dict[str, Any]
 HASH: Final = "a" * 64
@@ -236,18 +236,13 @@ def database(
 @contextmanager
 def copied(server: str) -> Iterator[Database]:
     """A copy of the template, dropped at the end."""
-    name = f"c_{secrets.token_hex(4)}"
-    outside = Database(server)
-    with outside.engine.connect() as connection:
-        free = connection.execution_options(isolation_level="AUTOCOMMIT")
-        free.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE house")
-        made = Database(sa.make_url(server).set(database=name).render_as_string(False))
-        try:
-            yield made
-        finally:
-            made.close()
-            free.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    outside.close()
+    name = databases.create(server, "house")
+    made = Database(databases.named(server, database=name))
+    try:
+        yield made
+    finally:
+        made.close()
+        databases.drop(server, name)
 
 
 def _checks(table: sa.Table) -> set[str]:

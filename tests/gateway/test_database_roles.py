@@ -28,6 +28,8 @@ from privacy_gateway.errors import Refused
 from privacy_gateway.logbook import Asked
 from privacy_gateway.verify import verify
 from tests.support import market as support
+from tests.support.databases import execute as administrate
+from tests.support.databases import named
 from tests.support.market import RESEARCHER, Market
 from tests.support.trainer import Stable
 from worker import coordinator
@@ -38,21 +40,6 @@ PREFIX = f"r{secrets.token_hex(4)}"
 TABLES = sorted(SQLModel.metadata.tables)
 NO_RIGHT, NO_WAY = "42501", "23000"
 """SQLSTATE of a missing privilege, and what the guards' triggers answer."""
-
-
-def named(url: str, **parts: Any) -> str:
-    """The URL with another user or database."""
-    return sa.make_url(url).set(**parts).render_as_string(hide_password=False)
-
-
-def administrate(url: str, *statements: str) -> None:
-    """Run statements as the server's superuser, outside of transactions."""
-    database = Database(url)
-    with database.engine.connect() as connection:
-        free = connection.execution_options(isolation_level="AUTOCOMMIT")
-        for statement in statements:
-            free.exec_driver_sql(statement)
-    database.close()
 
 
 def forget(url: str, *names: str) -> None:
