@@ -33,7 +33,7 @@ from worker.coordinator import Tools
 from worker.launcher import Limits, Sandbox
 from worker.start import Execute, Start
 from worker.task import TrainingTask
-from worker.trainers import Data
+from worker.trainers import KEPT_SECONDS, Data
 from worker.training import confine
 from worker.zygote import Zygote
 
@@ -145,11 +145,13 @@ def consume(app: Celery, name: str) -> int:
 def tools_of(settings: Settings, begin: Start) -> Tools:
     """The real tools: sandboxes, entropy of the operating system, Celery's shutdown flag."""
     log_path = _log_path(settings)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     limits = Limits(
         memory_bytes=settings.sandbox_memory_bytes,
+        # For what runs away: no round that keeps its deadline may meet it.
+        cpu_seconds=round(2 * cores * (KEPT_SECONDS + settings.round_deadline_seconds)),
         call_seconds=settings.round_deadline_seconds,
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     def open_trainer(task: TrainingTask, store: Data, test_store: Path | None) -> Sandbox:
         sharded = task.model_copy(update={"shards": min(cores, 64)})

@@ -63,7 +63,7 @@ class Limits:
 
     Attributes:
         memory_bytes: address space (RLIMIT_AS); the mapped store comes on top.
-        cpu_seconds: processor time of the whole job (RLIMIT_CPU).
+        cpu_seconds: processor time from its begin to its end (RLIMIT_CPU).
         log_bytes: largest file it may write (RLIMIT_FSIZE), its error text included.
         start_seconds: deadline for importing TensorFlow and building the model.
         call_seconds: deadline of a round or an evaluation.

@@ -11,6 +11,7 @@ nobody paid for: whoever calls `round` has charged it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class Trainer(Protocol):
         ...
 
 
+# The limit of a sandbox's processor time is set when it begins, so one that is kept from round to
+# round is opened anew after this long; else every long job would meet it in a round that is paid.
+KEPT_SECONDS = 3600.0
+
 Data = Path | Subset | None
 OpenTrainer = Callable[[TrainingTask, Data, Path | None], AbstractContextManager[Trainer]]
 
@@ -77,6 +82,7 @@ class Trainers:
     guard: Callable[[Callable[[], None]], None]
     _kept: ExitStack = field(default_factory=ExitStack)
     _training: Trainer | None = None
+    _opened: float = 0.0
 
     def initial_weights(self) -> Weights:
         """First weights, from a sandbox without any data."""
@@ -126,7 +132,10 @@ class Trainers:
         self._kept.close()
 
     def _whole(self) -> Trainer:
+        if self._training is not None and time.monotonic() - self._opened > KEPT_SECONDS:
+            self.close()
         if self._training is None:
+            self._opened = time.monotonic()
             self._training = self._open(self._kept, self.store, None)
         return self._training
 

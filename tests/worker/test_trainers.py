@@ -6,14 +6,19 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jobs.settings import Settings
 from kit.ragged import OFFSETS, RaggedStore
 from kit.ragged_subset import Subset, descriptors
+from tests.support.trainer import Stable
 from tests.worker import engine
+from worker import app, trainers
 from worker.launcher import Sandbox
+from worker.start import Execute
 from worker.task import TrainingTask
 from worker.trainers import Data, Trainers
 from worker.zygote import Zygote
@@ -62,19 +67,43 @@ def test_groups_apart_give_the_same_bits_as_one_sandbox(
         return Sandbox(task, people, test_store=public, start=zygote)
 
     task = engine.task(engine.HIDDEN, shards=2, local_epochs=2)
-    trainers = Trainers(open_trainer, task, tmp_path / "store", None, lambda kill: None)
+    kept = Trainers(open_trainer, task, tmp_path / "store", None, lambda kill: None)
     try:
-        weights = trainers.initial_weights()
+        weights = kept.initial_weights()
         cohort = np.array([0, 1, 3, 5, 6])
-        together = trainers.round(4, cohort, weights, group_clients=None)
-        apart = trainers.round(4, cohort, weights, group_clients=size)
+        together = kept.round(4, cohort, weights, group_clients=None)
+        apart = kept.round(4, cohort, weights, group_clients=size)
     finally:
-        trainers.close()
+        kept.close()
     assert any(part.any() for part in together)
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_array_equal(one, other)
     assert [type(people) for people in opened[:2]] == [type(None), type(tmp_path)]
     assert all(isinstance(people, Subset) and len(people.clients) <= size for people in opened[2:])
+
+
+def test_no_sandbox_is_kept_until_it_meets_its_limit_of_processor_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would die in a round that is paid for, and the job be charged for a failed attempt."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    settings = Settings(state_dir=tmp_path, round_deadline_seconds=600)
+    begin = Execute(insecure=True)
+    made = app.tools_of(settings, begin).open_trainer(engine.task(), None, None)
+    assert isinstance(made, Sandbox)
+
+    stable, now = Stable(), [0.0]
+    monkeypatch.setattr(trainers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    kept = Trainers(stable, engine.task(), tmp_path / "store", None, lambda kill: None)
+    weights = kept.initial_weights()
+    longest, began = 0.0, dict[int, float]()
+    for number in range(50):  # each just within its deadline
+        kept.round(number, np.arange(3), weights, group_clients=None)
+        began.setdefault(stable.openings, now[0])
+        now[0] += 599.0
+        longest = max(longest, now[0] - began[stable.openings])
+    assert stable.openings > 1
+    assert 64 * longest < made._limits.cpu_seconds
 
 
 def _rows(store: RaggedStore, client: int) -> np.ndarray:
