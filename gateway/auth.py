@@ -171,6 +171,34 @@ def revoke(session: Session, principal: Principal, token_id: str, *, now: dateti
         token.revoked_at = micros(now)
 
 
+def set_password(session: Session, user: User, *, password_hash: str, now: datetime) -> int:
+    """Replace a password and end every token of the account; how many tokens that were."""
+    user.password_hash = password_hash
+    return _end_tokens(session, user, now=now)
+
+
+def set_disabled(session: Session, user: User, *, disabled: bool, now: datetime) -> int:
+    """Close an account, or open it again without its old tokens; how many tokens ended.
+
+    What it did stays: its jobs, its data sets, its entries in the ledger. Twice is once.
+    """
+    if not disabled:
+        user.disabled_at = None
+        return 0
+    if user.disabled_at is None:
+        user.disabled_at = micros(now)
+    return _end_tokens(session, user, now=now)
+
+
+def _end_tokens(session: Session, user: User, *, now: datetime) -> int:
+    moment = micros(now)
+    alive = TOKEN.c.user_id == user.id, TOKEN.c.revoked_at.is_(None), TOKEN.c.expires_at > moment
+    ended = session.scalars(sa.select(Token).where(*alive)).all()
+    for token in ended:
+        token.revoked_at = moment
+    return len(ended)
+
+
 def principal_of(user: User) -> Principal:
     """The account as the use cases see it."""
     return Principal(

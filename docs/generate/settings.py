@@ -48,7 +48,8 @@ CLIENT_VARIABLES = {
     "PRIVACY_GATEWAY_TOKEN": "bearer token, used instead of the stored login",
     "PRIVACY_GATEWAY_PASSWORD": "password for `login`, instead of a prompt",
     "PRIVACY_GATEWAY_CONFIG": "directory of the stored login; one for each person on a machine",
-    "PRIVACY_GATEWAY_USER_PASSWORD": "password of the account that `user add` makes",
+    "PRIVACY_GATEWAY_NEW_PASSWORD": "the password that `password` changes to",
+    "PRIVACY_GATEWAY_USER_PASSWORD": "password that `user add` and `user password` give",
 }
 
 

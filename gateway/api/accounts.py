@@ -15,8 +15,8 @@ from gateway.paging import page
 from gateway.tables import TOKEN, USER, Token, User
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
-from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import Login, NewUser
+from privacy_gateway.errors import Refused, invalid
+from privacy_gateway.schemas import Login, NewUser, OwnPassword
 from privacy_gateway.views import LoginView, NewToken, Page, TokenView, UserView
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
@@ -54,6 +54,27 @@ def me(services: Outside, caller: Anybody) -> UserView:
     """The account behind the token."""
     with services.database.read() as session:
         return _user(_account(session, caller))
+
+
+@router.post("/me/password", status_code=204)
+def change_password(
+    services: Outside, caller: Anybody, body: Annotated[OwnPassword, json_body(OwnPassword)]
+) -> Response:
+    """Change one's own password; every token of the account ends, this one too."""
+    with services.database.read() as session:
+        found = auth.account(session, caller.email)
+    try:
+        auth.check_password(found, body.password)
+    except Refused as refusal:
+        if refusal.code != "unauthenticated":
+            raise
+        raise invalid("password", "is not your present password") from None
+    hashed = auth.hash_password(body.new_password)
+    with services.database.unit_of_work() as session:
+        auth.set_password(
+            session, _account(session, caller), password_hash=hashed, now=services.clock()
+        )
+    return Response(status_code=204)
 
 
 @router.post("/users", status_code=201)

@@ -89,6 +89,20 @@ def test_the_token_is_kept_for_its_owner_alone(
     assert run("whoami").code == 4
 
 
+def test_a_person_changes_her_password_and_stays_logged_in(
+    run: Run, as_role: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_role("researcher")
+    monkeypatch.setenv("PRIVACY_GATEWAY_NEW_PASSWORD", "short")
+    refused = run("password")
+    assert (refused.code, "new_password" in refused.err) == (3, True)
+    monkeypatch.setenv("PRIVACY_GATEWAY_NEW_PASSWORD", "another long one")
+    assert run("password").code == 0
+    assert run("whoami", "--format", "json").json["role"] == "researcher"
+    # The present password in the environment is not the present one any more.
+    assert run("password").code == 3
+
+
 def test_the_environment_goes_before_the_stored_login(
     run: Run,
     as_role: Callable[[str], None],

@@ -72,6 +72,30 @@ def test_a_token_can_be_revoked_at_once_by_its_owner_or_an_administrator(gateway
     assert gateway.refused("script", "GET", "/v1/me")["code"] == "unauthenticated"
 
 
+def test_ones_own_password_is_changed_by_who_knows_it_and_ends_every_token(
+    gateway: Gateway,
+) -> None:
+    path, new = "/v1/me/password", "a better password"
+    wrong = {"password": "guessed it", "new_password": new}
+    refused = gateway.refused("owner", "POST", path, json=wrong)
+    assert (refused["status"], refused["errors"][0]["field"]) == (422, "password")
+    short = gateway.refused("owner", "POST", path, json=wrong | {"new_password": "short"})
+    assert short["errors"][0]["field"] == "new_password"
+    assert "guessed" not in str([refused, short])
+    gateway.tokens["script"] = gateway.ok("owner", "POST", "/v1/tokens", json={"label": "s"})[
+        "token"
+    ]
+
+    gateway.ok("owner", "POST", path, json={"password": PASSWORD, "new_password": new})
+
+    for name in ("owner", "script"):
+        assert gateway.refused(name, "GET", "/v1/me")["code"] == "unauthenticated"
+    old = {"email": "owner@example.org", "password": PASSWORD}
+    assert gateway.refused(None, "POST", "/v1/login", json=old)["code"] == "unauthenticated"
+    assert _login(gateway, "owner@example.org", new)["role"] == "owner"
+    assert gateway.ok("researcher", "GET", "/v1/me")
+
+
 def test_a_token_ends_by_itself(gateway: Gateway) -> None:
     later = replace(gateway.services, clock=lambda: utc_now() + timedelta(hours=2))
     assert gateway.ok("owner", "GET", "/v1/me")

@@ -82,6 +82,32 @@ def test_accounts_and_tokens_are_made_on_the_machine_itself(run: Run) -> None:
     assert "ada@example.org" in listed.stdout
 
 
+def test_an_account_is_closed_opened_and_given_another_password(run: Run) -> None:
+    run("migrate")
+    ada = ("--email", "Ada@example.org")
+    run("user", "add", *ada, "--role", "researcher")
+    run("token", *ada)
+
+    closed = run("user", "disable", *ada)
+    again = run("user", "disable", *ada)
+    assert "1 tokens ended" in closed.stdout
+    assert "0 tokens ended" in again.stdout
+    assert run("user", "list").stdout.rstrip().endswith("disabled")
+    assert run("token", *ada).exit_code == 3
+
+    assert run("user", "enable", *ada).exit_code == 0
+    assert "disabled" not in run("user", "list").stdout
+    assert run("token", *ada).exit_code == 0
+
+    generated = run("user", "password", *ada)
+    assert "1 tokens ended" in generated.stdout
+    assert "(shown this once)" in generated.stdout
+    given = run("user", "password", *ada, "--password", "x" * 12)
+    assert "x" * 12 not in given.output
+    assert run("user", "password", *ada, "--password", "short").exit_code == 3
+    assert run("user", "disable", "--email", "nobody@example.org").exit_code == 5
+
+
 def test_doctor_says_what_is_missing(run: Run) -> None:
     before = run("doctor", "--format", "json")
     run("migrate")

@@ -21,6 +21,7 @@ A, O, R, U = ROLES  # noqa: E741  (admin, owner, researcher, auditor)
 EVERYBODY = {A, O, R, U}
 MATRIX: dict[tuple[str, str], set[str]] = {
     ("GET", "/v1/me"): EVERYBODY,
+    ("POST", "/v1/me/password"): EVERYBODY,
     ("POST", "/v1/users"): {A},
     ("GET", "/v1/users"): {A},
     ("POST", "/v1/tokens"): EVERYBODY,
@@ -153,6 +154,7 @@ def _bodies(clinic: Clinic) -> dict[str, Any]:
     job = JOB | {"dataset": clinic.dataset}
     return {
         "/v1/populations": None,  # makes a thing of the stranger's own
+        "/v1/me/password": None,
         "/v1/tokens": None,
         "/v1/users": None,
         "/v1/datasets": None,

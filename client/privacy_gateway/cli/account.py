@@ -31,9 +31,15 @@ def login(
     The password comes from PRIVACY_GATEWAY_PASSWORD, from standard input, or is asked for; never
     from the command line, where others could see it.
     """
-    body = {"email": email, "password": _password(password_stdin)}
+    password = _password(password_stdin)
     with credentials.addressed():
         connection = Connection(url)
+    _log_in(connection, email, password)
+
+
+def _log_in(connection: Connection, email: str, password: str) -> None:
+    body = {"email": email, "password": password}
+    url = connection.url
     answer = connection.post("/v1/login", body, repeatable=True)
     view = LoginView.model_validate(answer)
     file = credentials.save(
@@ -41,6 +47,21 @@ def login(
     )
     typer.echo(f"logged in to {url} as {email} ({view.role}) until {view.expires_at}")
     note(f"the token is kept in {file}")
+
+
+def change_password() -> None:
+    """Change your own password, then log in with it; tokens made before end.
+
+    Both are asked for, or come from PRIVACY_GATEWAY_PASSWORD and PRIVACY_GATEWAY_NEW_PASSWORD.
+    """
+    present = _password(from_stdin=False)
+    new = os.environ.get("PRIVACY_GATEWAY_NEW_PASSWORD") or str(
+        typer.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+    )
+    with credentials.connect() as domain:
+        email, url = domain.me.email, domain.connection.url
+        domain.connection.post("/v1/me/password", {"password": present, "new_password": new})
+    _log_in(Connection(url), email, new)
 
 
 def logout() -> None:

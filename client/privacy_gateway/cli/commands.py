@@ -45,6 +45,7 @@ def build(extensions: bool = True) -> typer.Typer:
     app.command("login")(account.login)
     app.command("logout")(account.logout)
     app.command("whoami")(account.whoami)
+    app.command("password")(account.change_password)
     app.add_typer(populations.app, name="population")
     app.add_typer(shares.blocks, name="block")
     app.add_typer(shares.projects, name="project")
