@@ -24,6 +24,10 @@ from kit.db import Database
 
 Send = Callable[[str], None]
 
+# Clocks of machines that relay may differ by this much; a mark further ahead is of a clock that
+# was set back. Without it two machines would take each other's marks for that, every second.
+SKEW_SECONDS = 600.0
+
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _log = log.get("jobs")
@@ -71,12 +75,13 @@ def waiting(database: Database) -> int:
 
 
 def _due(now: datetime, rehint_seconds: float) -> sa.ColumnElement[bool]:
-    """Never sent, sent too long ago, or sent in what is now the future (a clock was set back)."""
+    """Never sent, sent too long ago, or sent far in what is now the future."""
     patience = timedelta(seconds=rehint_seconds)
+    ahead = timedelta(seconds=max(rehint_seconds, SKEW_SECONDS))
     return sa.or_(
         _OUTBOX.c.sent_at.is_(None),
         _OUTBOX.c.sent_at <= micros(now - patience),
-        _OUTBOX.c.sent_at > micros(now + patience),
+        _OUTBOX.c.sent_at > micros(now + ahead),
     )
 
 

@@ -96,6 +96,16 @@ def test_a_clock_set_back_does_not_silence_the_relay(market: Market) -> None:
     assert relay(market, broker) == 1
 
 
+def test_two_relays_whose_clocks_differ_do_not_talk_in_turns(market: Market) -> None:
+    """A busy worker takes nothing from the broker, where such messages would pile up."""
+    job_id = submit(market)
+    broker = Broker()
+    for second in range(61):
+        for skew in (0, 60):
+            relay(market, broker, after_seconds=second + skew)
+    assert broker.sent == [job_id] * 4  # by both at once, then every half a minute
+
+
 def test_a_claimed_or_cancelled_job_is_not_announced(market: Market) -> None:
     claimed, cancelled = submit(market), submit(market)
     with market.database.unit_of_work() as session:
