@@ -138,8 +138,11 @@ class Judge:
 
     def keep(self, session: pytest.Session, present: dict[str, pytest.Item]) -> None:
         """Record the verdicts, once every test that killed has passed without a mutant."""
-        killers = sorted({killer for *_, killer in self.pending if killer})
-        self.demand_clean([present[name] for name in killers], session)
+        killers = {killer for *_, killer in self.pending if killer}
+        for name in killers - self.sound:
+            self.demand_clean([present[name]], session)
+        self.sound |= killers
+        self.demand_clean([present[name] for name in sorted(killers)], session)
         for key, code, seconds, _ in self.pending:
             record(key, code, seconds)
             self.tally[str(code)] += 1
@@ -215,7 +218,9 @@ def warm_up(session: pytest.Session) -> None:
     """Make the file with every table once, not in every child."""
     users = [one for one in session.items if "_sqlite_template" in getattr(one, "fixturenames", ())]
     if users:
-        other = next((one for one in session.items if one.path != users[0].path), None)
+        # What stays set up is an ancestor of both, and so of whatever test a child begins with.
+        folder = users[0].path.parent
+        other = next((one for one in session.items if one.path.parent != folder), None)
         users[0].config.hook.pytest_runtest_protocol(item=users[0], nextitem=other)
 
 
