@@ -104,12 +104,14 @@ class GroupCommit(Generic[Request, Answer]):
                     f"{len(self._queue)} admissions are waiting; try again later",
                     reason="queue_full",
                 )
-            self._queue.append(waiting)
             if self._thread is None:
                 # Daemonic: an interpreter that ends without `close` must not hang; nobody whose
-                # group did not commit has been told anything.
-                self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
-                self._thread.start()
+                # group did not commit has been told anything. One that cannot be started now, for
+                # want of room, is tried again by the next request.
+                thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._queue.append(waiting)
             if len(self._queue) >= self._awaited:
                 self._changed.notify()
         return waiting.take()

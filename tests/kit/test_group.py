@@ -264,3 +264,24 @@ def test_a_crash_between_group_and_commit_leaves_whole_groups_and_no_false_answe
     assert {0, 1, 2} <= answered
     assert answered <= set(stored(things))
     assert 5 not in stored(things)
+
+
+def test_a_writer_that_could_not_be_started_is_started_by_the_next(
+    things: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a machine that had no room for a thread once; nobody may wait for it for ever."""
+
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    group = GroupCommit[int, int](things, Scribe())
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(threading.Thread, "start", full)
+        group.submit(2)
+    answered: list[int] = []
+    caller = threading.Thread(target=lambda: answered.append(group.submit(4)), daemon=True)
+    caller.start()
+    caller.join(20)
+    assert answered == [40]
+    group.close()
+    assert stored(things) == [4]
