@@ -65,12 +65,16 @@ def look(services: Services, session: Session, job: Job) -> tuple[Situation, Pro
     """The facts of this moment as if the job were not there, and its price.
 
     Raises:
-        Refused: `not_found` when the dataset has no active policy any more.
+        Refused: `not_found` when the dataset has no active policy any more; `price_disagreement`
+            when the job would now run another mechanism than its reservation pays for, as after an
+            upgrade that moved a constant of plans.
     """
     principal = researcher_of(job)
     request = request_of(job)
     seen = situation.read(session, principal, job.dataset_id, project=request.project)
     proposal = propose(services.settings, seen, request)
+    if proposal.price.mechanism_digest != job.mechanism_digest:
+        raise Refused("price_disagreement", "the job was priced as another mechanism")
     own = ledger.held(session, job.id)
     if own is None:
         raise Refused("not_found", f"job {job.id} has no reservation")

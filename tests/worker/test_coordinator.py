@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accounting import plan
 from jobs import (
     settlement,
     tensors,
@@ -104,6 +105,23 @@ def test_result_and_receipt(market: Market) -> None:
     assert receipt["ledger"]["first_seq"] < receipt["ledger"]["last_seq"]
     assert "patient" in receipt["statement"]
     assert receipt["unprotected"]
+
+
+def test_a_job_never_runs_as_another_mechanism_than_it_was_priced_as(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade between admission and run may have moved a constant that plans are made of."""
+    algorithm = {"name": "dp_fedavg", "clip_norm": "adaptive"}
+    job_id = submit(market, algorithm=algorithm)
+    monkeypatch.setattr(plan, "CLIP_COUNT_NOISE_PER_CLIENT", 0.06)
+    stable = Stable()
+
+    assert run(market, job_id, stable) == "ended"
+
+    stopped = job(market, job_id)
+    assert (stopped.status, stopped.rounds_charged) == ("stopped_by_policy", 0)
+    assert stable.rounds == []
+    assert_settled(market)
 
 
 def test_public_metrics_are_shown(market: Market) -> None:
