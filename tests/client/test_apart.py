@@ -69,6 +69,29 @@ def enrolment(name: str, **facts: Any) -> Callable[[Leaf], None]:
     return change
 
 
+def opening(name: str, **facts: Any) -> Callable[[Leaf], None]:
+    def change(leaf: Leaf) -> None:
+        if leaf.get("opened", {}).get("block") == name:
+            leaf["opened"] |= facts
+
+    return change
+
+
+def spent_less_in_the_north(leaf: Leaf) -> None:
+    if leaf["kind"] == "charge":
+        leaf["block"]["charged"][3] -= 1
+
+
+def held_less_in_the_north(leaf: Leaf) -> None:
+    if leaf["kind"] == "reserve":
+        leaf["block"]["reserved"] = [0] * len(leaf["block"]["reserved"])
+
+
+def ran_where_nobody_was_enrolled(leaf: Leaf) -> None:
+    if leaf.get("job") == "job_n":
+        leaf["facts"]["dataset"] = "ds_elsewhere"
+
+
 def ran_on_the_south(leaf: Leaf) -> None:
     if leaf["kind"] == "charge":
         leaf["facts"]["dataset"] = "ds_south"
@@ -101,3 +124,31 @@ def test_one_person_in_two_blocks_is_found(
 
     assert {problem.kind for problem in report.problems} == {"rule"}
     assert any(part in report.problems[0].detail for part in told.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [
+        (opening("south", block="north"), "rule", "block north was opened twice"),
+        (opening("west", clients=301), "rule", "the blocks have more people than the population"),
+        (enrolment("west", clients=199), "rule", "the numbers of block west do not follow"),
+        (enrolment("west", members=201), "rule", "the numbers of block west do not follow"),
+        (enrolment("west", key_id="1" * 16), "rule", "were hashed with another key"),
+        (
+            enrolment("west", joined=301, members=301),
+            "rule",
+            "more people are in blocks than the population has",
+        ),
+        (ran_where_nobody_was_enrolled, "rule", "its data set was not enrolled in"),
+        (spent_less_in_the_north, "balance", "the stated charged of block north does not follow"),
+        (held_less_in_the_north, "balance", "the stated reserved of block north does not follow"),
+    ],
+)
+def test_what_a_block_says_must_follow(
+    lines: list[bytes], change: Callable[[Leaf], None], kind: str, told: str
+) -> None:
+    report = verify(sealed_anew(lines, change))
+
+    assert (report.problems[0].kind, told in report.problems[0].detail) == (kind, True), (
+        report.problems[:2]
+    )
