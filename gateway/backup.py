@@ -195,6 +195,8 @@ def _postgresql(database: Database, folder: Path) -> dict[str, Any]:
 def _snapshot(database: Database) -> Iterator[tuple[Session, str]]:
     with database.engine.connect() as plain:
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
+        # It waits while the dump is made; the server would end it as one that was left alone.
+        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         name = str(connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one())
         with Session(connection) as session:
             yield session, name

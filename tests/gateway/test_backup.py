@@ -67,6 +67,27 @@ def other_url(postgres_url: str, tmp_path: Path) -> Iterator[str]:
     yield from _empty(postgres_url, f"two_{abs(hash(tmp_path)):x}")
 
 
+def test_a_dump_may_take_longer_than_the_server_lets_a_transaction_wait(
+    empty_postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty seconds: the transaction that holds the dump's snapshot does nothing meanwhile."""
+    database = Database(empty_postgres_url, silence_seconds=0.3)
+    schema.upgrade(database)
+    dump, other = backup.run_server_program, Database(empty_postgres_url)
+
+    def slow(*given: Any) -> None:
+        with other.read() as session:
+            session.execute(sa.text("SELECT pg_sleep(1)"))
+        dump(*given)
+
+    monkeypatch.setattr(backup, "run_server_program", slow)
+    settings = GatewaySettings(state_dir=tmp_path / "state", database_url=empty_postgres_url)
+    manifest = backup.make(settings, database, tmp_path / "b", now=NOW, with_data=False)
+    assert manifest["entries"] == 0
+    database.close()
+    other.close()
+
+
 def test_a_backup_that_nothing_followed_comes_back_as_it_was(
     machine: Machine, tmp_path: Path
 ) -> None:
