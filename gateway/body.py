@@ -104,7 +104,10 @@ async def read_form(request: Request, limit: int) -> FormData:
     try:
         return await parser.parse()
     except MultiPartException as error:
-        raise invalid("body", f"is not the expected multipart form: {error.message}") from error
+        asked = (
+            "one text field `manifest` and one file `file` (curl -F 'manifest=<FILE' -F file=@FILE)"
+        )
+        raise invalid("body", f"must be a form of {asked}: {error.message}") from error
     except (KeyError, UnicodeDecodeError) as error:
         raise invalid("body", "is not a multipart form") from error
 

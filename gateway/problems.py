@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from kit import log
 from privacy_gateway.canonical import dumps
 from privacy_gateway.errors import CODES, FieldError, Refused
-from privacy_gateway.schemas import refusal_of
+from privacy_gateway.faults import message_of, refusal_of
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -103,7 +103,7 @@ async def _parameters(_request: Request, error: Exception) -> Response:
     """Path, query and header values that do not parse: FastAPI's list, our shape."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
     faults = [
-        FieldError(".".join(str(part) for part in fault["loc"][1:]) or "body", fault["msg"])
+        FieldError(".".join(str(part) for part in fault["loc"][1:]) or "body", message_of(fault))
         for fault in error.errors()
     ]
     names = ", ".join(dict.fromkeys(fault.field for fault in faults))

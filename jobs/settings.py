@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from privacy_gateway.errors import FieldError, Refused
-from privacy_gateway.schemas import refusal_of
+from privacy_gateway.faults import refusal_of
 
 PREFIX = "PRIVACY_GATEWAY_"
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from privacy_gateway.aggregation import is_sum, only_sums
-from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.faults import refusal_of
 from privacy_gateway.first_weights import Initial, absent
-from privacy_gateway.modelspec import LAYER_NAMES, ModelSpec
+from privacy_gateway.modelspec import ModelSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Identifier = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.:-]+$")]
@@ -45,8 +45,19 @@ class ClientOptimizer(Strict):
     learning_rate: PositiveFloat = 0.1
 
 
+def _with_momentum(asked: Any) -> Any:
+    """`sgd` with a momentum, as Keras and PyTorch write it, is `momentum`: never plain steps."""
+    if isinstance(asked, dict) and asked.get("name", "sgd") == "sgd" and asked.get("momentum"):
+        return asked | {"name": "momentum"}
+    return asked
+
+
 class ServerOptimizer(Strict):
-    """Takes the noisy mean update as its gradient (FedOpt, Reddi et al. 2021)."""
+    """Takes the noisy mean update as its gradient (FedOpt, Reddi et al. 2021).
+
+    `momentum` is the decay of the running mean, 0.9 unless said: of momentum, and β₁ of adam and
+    yogi. `sgd` with a momentum is taken as `momentum`; adagrad has none.
+    """
 
     name: Literal["sgd", "momentum", "adam", "adagrad", "yogi"] = "sgd"
     learning_rate: PositiveFloat = 1.0
@@ -65,7 +76,9 @@ class Algorithm(Strict):
 
     name: Literal["dp_fedavg", "dp_fedsgd", "dp_fedprox", "dp_ftrl"]
     client_optimizer: ClientOptimizer = ClientOptimizer()
-    server_optimizer: ServerOptimizer = ServerOptimizer()
+    server_optimizer: Annotated[ServerOptimizer, BeforeValidator(_with_momentum)] = (
+        ServerOptimizer()
+    )
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 20
     clip_norm: Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"] = 1.0
@@ -375,31 +388,3 @@ def parse(model: type[StrictModel], body: Any) -> StrictModel:
         return model.model_validate(body)
     except ValidationError as error:
         raise refusal_of(error) from error
-
-
-def refusal_of(error: ValidationError) -> Refused:
-    """The typed refusal that says what pydantic found, field by field."""
-    faults = [_field_error(fault) for fault in error.errors(include_url=False)]
-    code = "invalid_request"
-    if all(fault.field.startswith(("model.architecture", "job.model.")) for fault in faults):
-        code = "model_refused"
-    names = ", ".join(dict.fromkeys(fault.field for fault in faults))
-    return Refused(code, f"{names}: {faults[0].message}", errors=faults)
-
-
-def _field_error(fault: Any) -> FieldError:
-    value = fault.get("input")
-    if isinstance(value, str):
-        value = value[:80]
-    shown = value if isinstance(value, bool | int | float | str) else None
-    return FieldError(_path(fault["loc"]), fault["msg"], shown)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """`('model', 'layers', 3, 'units')` → `model.layers[3].units`."""
-    text = ""
-    for part in location:
-        # The tag of the layer union is pydantic's, not the request's.
-        if part not in LAYER_NAMES:
-            text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".") or "body"
