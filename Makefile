@@ -34,7 +34,7 @@ PROVEN = accounting policies.verdict policies.strict policies.question \
 	privacy_gateway.rdp privacy_gateway.gdp privacy_gateway.replay privacy_gateway.prices privacy_gateway.people
 PROOFS = tests/accounting $(addprefix tests/policies/test_,verdict.py strict.py question.py) tests/jobs/test_group_commit.py tests/jobs/test_sweeps.py \
 	$(addprefix tests/gateway/test_,shares.py backup.py constraints.py statements.py) \
-	$(addprefix tests/client/test_,rdp.py verify.py tampered.py tabular.py apart.py questioned.py unproven.py)
+	$(addprefix tests/client/test_,rdp.py verify.py tampered.py tabular.py apart.py questioned.py rules.py unproven.py)
 
 coverage: .venv/.dev servers ## branch coverage of accounting, ledger, filter and policy decoding; at least 95 %
 	$(BIN)/pytest $(PROOFS) -m "not slow and not soak" -q $(addprefix --cov=,$(PROVEN)) \

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from accounting.curve import price
 from accounting.mechanism import Mechanism
-from privacy_gateway import canonical, rdp
+from privacy_gateway import canonical, chain, rdp
 
 Leaf = dict[str, Any]
+
+
+def sealed_anew(lines: list[bytes], change: Callable[[Leaf], None]) -> list[bytes]:
+    """The chain with every entry changed that `change` changes, and a head that fits."""
+    made, prev = [lines[0]], chain.GENESIS
+    for line in lines[1:]:
+        cut = chain.read_line(line)
+        if cut is None:
+            head = json.loads(line)["head"]
+            made.append(canonical.dumps({"head": head | {"hash": prev}}))
+            continue
+        leaf = json.loads(cut.leaf)
+        change(leaf)
+        raw = canonical.dumps(leaf)
+        sealed = chain.seal(prev, raw)
+        made.append(chain.write_line(sealed, raw, prev))
+        prev = sealed
+    return made
 
 
 def cheaper(leaf: Leaf) -> None:

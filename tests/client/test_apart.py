@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import pytest
 
 from accounting import ledger
 from kit.db import Database
-from privacy_gateway import canonical, chain
 from privacy_gateway.verify import verify
 from tests.accounting.regions import regions, reserve
 from tests.accounting.support import FACTS, NOW, export
-
-Leaf = dict[str, Any]
+from tests.client.forgeries import Leaf, sealed_anew
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +37,6 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         )
     made = export(database)
     database.close()
-    return made
-
-
-def sealed_anew(lines: list[bytes], change: Callable[[Leaf], None]) -> list[bytes]:
-    """The chain with every entry changed that `change` changes, and a head that fits."""
-    made, prev = [lines[0]], chain.GENESIS
-    for line in lines[1:]:
-        cut = chain.read_line(line)
-        if cut is None:
-            head = json.loads(line)["head"]
-            made.append(canonical.dumps({"head": head | {"hash": prev}}))
-            continue
-        leaf = json.loads(cut.leaf)
-        change(leaf)
-        raw = canonical.dumps(leaf)
-        sealed = chain.seal(prev, raw)
-        made.append(chain.write_line(sealed, raw, prev))
-        prev = sealed
     return made
 
 
