@@ -22,6 +22,7 @@ from tests.accounting.support import (
     code_of,
     export,
     job_price,
+    refusal_of,
     reserve,
     settle,
     times,
@@ -245,8 +246,10 @@ def test_a_balance_that_moved_cannot_be_reserved_from(opened: Database) -> None:
             now=NOW,
             lease_expires_at=SOON,
         )
-        assert code_of(act) == "conflict"
+        refusal = refusal_of(act)
         session.rollback()
+    assert refusal is not None
+    assert (refusal.code, refusal.facts) == ("conflict", {"population": "pop_a"})
     assert balance(opened).head_seq == 2
 
 
