@@ -31,6 +31,7 @@ from jobs.settings import Settings
 from jobs.tables_datasets import Dataset
 from kit.clock import rfc3339
 from kit.db import Database
+from kit.patience import let_alone
 from privacy_gateway.errors import Refused, invalid
 
 FORMAT: Final = "privacy-gateway-backup/1"
@@ -195,8 +196,7 @@ def _postgresql(database: Database, folder: Path) -> dict[str, Any]:
 def _snapshot(database: Database) -> Iterator[tuple[Session, str]]:
     with database.engine.connect() as plain:
         connection = plain.execution_options(isolation_level="REPEATABLE READ")
-        # It waits while the dump is made; the server would end it as one that was left alone.
-        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        let_alone(connection)
         name = str(connection.execute(sa.text("SELECT pg_export_snapshot()")).scalar_one())
         with Session(connection) as session:
             yield session, name

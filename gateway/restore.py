@@ -28,6 +28,7 @@ from gateway import backup, schema
 from jobs import recovery as job_recovery
 from jobs.settings import Settings
 from kit.db import Database
+from kit.patience import let_alone
 from privacy_gateway import checkpoint, tabular
 from privacy_gateway.checkpoint import BadNote
 from privacy_gateway.errors import Refused, invalid
@@ -168,6 +169,7 @@ def _complete(settings: Settings, database: Database, asking: Asking, now: datet
     try:
         schema.upgrade(database)
         with database.unit_of_work() as session:
+            let_alone(session.connection())
             lost = recovery.Missing()
             if asking.export is not None:
                 _check_export(settings, session, asking.export)

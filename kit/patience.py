@@ -64,3 +64,12 @@ def take_time(connection: sa.Connection) -> None:
     raw = connection.connection.driver_connection
     if isinstance(raw, Impatient):
         raw.silence_seconds = None
+
+
+def let_alone(connection: sa.Connection) -> None:
+    """Let the server keep this transaction open however long nothing is asked of it.
+
+    For work of minutes that must see or write one state: a dump's snapshot, a restore's comparison.
+    """
+    if isinstance(connection.connection.driver_connection, Impatient):
+        connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))

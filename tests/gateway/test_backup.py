@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 
 from accounting import blocks, ledger, log_keys, recovery, witness
 from gateway import backup, schema
+from gateway import restore as restoring
 from gateway.restore import Asking, restore
 from gateway.settings import GatewaySettings
 from jobs.notary import Notary, require_not_rolled_back
@@ -167,6 +170,25 @@ def test_an_export_brings_back_every_balance_and_the_witnesss_root(
     newest.write_bytes(b"".join(line + b"\n" for line in export(database)))
     database.close()
     assert machine.back(folder=None, export=newest).written_back == 0
+
+
+def test_an_export_may_take_longer_to_verify_than_the_server_lets_a_transaction_wait(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million entries take a minute, in the transaction that writes them back."""
+    folder, lines, database = lived(machine, tmp_path)
+    database.close()
+    newer = tmp_path / "newer.jsonl"
+    newer.write_bytes(b"".join(line + b"\n" for line in lines))
+    machine.lose()
+
+    def slow(*given: Any, **more: Any) -> Any:
+        threading.Event().wait(1.0)
+        return verify(*given, **more)
+
+    monkeypatch.setattr(restoring, "verify", slow)
+    monkeypatch.setattr(restoring, "Database", partial(Database, silence_seconds=0.3))
+    assert machine.back(folder=folder, export=newer).written_back == 13
 
 
 @pytest.mark.parametrize("damage", ["older", "flipped", "other"])
