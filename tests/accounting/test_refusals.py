@@ -284,6 +284,17 @@ def test_what_a_void_says(opened: Database) -> None:
     }  # fmt: skip
 
 
+def test_a_leaf_holds_the_shortest_text_of_a_number_with_a_fraction(opened: Database) -> None:
+    """Texts have one hash on every machine."""
+    facts = FACTS | {"share": 0.1, "tried": [1e-9, 2, {"clip": 1.5}]}
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=10)
+        entry = ledger.void(session, job_id="job_1", reason="x", facts=facts, now=NOW)
+    assert entry is not None
+    held = entry.leaf["facts"]
+    assert (held["share"], held["tried"]) == ("0.1", ["1e-09", 2, {"clip": "1.5"}])
+
+
 def test_entries_and_balances_read_back_are_those_that_were_written(database: Database) -> None:
     with database.unit_of_work() as session:
         first = open_population(session, "pop_b", owner_id="usr_x")
