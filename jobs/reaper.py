@@ -27,7 +27,7 @@ from kit.clock import micros
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _log = log.get("jobs")
 
-_DATABASE_DOWN = (
+DATABASE_DOWN = (
     database_errors.OperationalError,
     database_errors.InterfaceError,
     database_errors.TimeoutError,
@@ -130,7 +130,7 @@ def _alone(act: Callable[[Services, str], bool], services: Services, job_id: str
     """Do something to one job; where it cannot be done, the other jobs and hints must not wait."""
     try:
         return act(services, job_id)
-    except _DATABASE_DOWN:
+    except DATABASE_DOWN:
         raise
     except Exception as error:
         _log.error("job_not_ended", job=job_id, reason=type(error).__name__)

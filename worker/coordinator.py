@@ -27,6 +27,7 @@ from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
+from jobs.reaper import DATABASE_DOWN
 from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
@@ -152,6 +153,9 @@ def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         return "sandbox_protocol"
     except FencedOut:
         raise
+    except DATABASE_DOWN as error:
+        _log.warning("database_failed", job=held.job_id, reason=type(error).__name__)
+        return "database_down"
     except Exception as error:
         # Neither the text of an exception nor its locals: either could hold un-noised numbers.
         _log.error("attempt_failed", job=held.job_id, fence=held.fence, where=_where(error))
@@ -162,9 +166,10 @@ def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
 def _give_back(services: Services, tools: Tools, held: Claim, reason: str) -> Ending:
     """Back to the queue, or the end when too many attempts in a row failed."""
     now = services.clock()
-    # A policy engine that is down and a worker that was told to stop say nothing about the job.
-    public = reason in ("worker_stopping", "policy_unavailable")
-    blameless = public or tools.stopping()
+    # A policy engine that is down and a worker that was told to stop say nothing about the job. A
+    # database does not either, but what it never takes must not be tried for ever.
+    blameless = reason in ("worker_stopping", "policy_unavailable") or tools.stopping()
+    public = reason in ("worker_stopping", "policy_unavailable", "database_down")
     with services.database.unit_of_work() as session:
         job = rounds.guard(session, held)
         if not blameless and job.attempt >= services.settings.maximum_attempts:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from jobs import (
     events,
+    lifecycle,
     reaper,
     rounds,
     settlement,
@@ -170,6 +172,25 @@ def test_a_worker_that_is_told_to_stop_gives_the_job_back(market: Market) -> Non
     assert run(market, job_id, Stable()) == "ended"
     # The block under way was finished, so nothing was charged twice.
     assert job(market, job_id).rounds_charged == 12
+
+
+def test_an_attempt_that_the_database_ended_has_not_failed(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record had a part in a failover: a cancel after it costs what was opened."""
+    job_id = submit(market)
+
+    def lost(*_: object, **__: object) -> bool:
+        raise OperationalError("INSERT", None, Exception("server closed the connection"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds, "publish", lost)
+        assert run(market, job_id, Stable()) == "returned"
+    assert job(market, job_id).attempt == 1
+    with market.database.read() as session:
+        assert events.since(session, job_id)[-1].body == {"reason": "database_down"}
+    lifecycle.cancel(market.services, RESEARCHER, job_id)
+    assert job(market, job_id).rounds_charged == 5
 
 
 def test_a_block_that_a_stopping_worker_abandons_has_not_failed(market: Market) -> None:
