@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     minimum_population_clients: int = Field(default=2, ge=1)
 
     rounds_per_block: int = Field(default=5, ge=1)
-    lease_seconds: float = Field(default=60.0, gt=0)
+    lease_seconds: float = Field(default=60.0, gt=0, le=21_600)
     reservation_seconds: float = Field(default=7 * 86_400.0, gt=0)
     proposal_hours: float = Field(default=72.0, gt=0, le=8760)
     maximum_attempts: int = Field(default=5, ge=1)

@@ -13,6 +13,7 @@ from jobs import admission, blocks, lifecycle, presence, reaper, receipts, round
 from jobs.errors import BrokerDown
 from jobs.reaper import Housekeeping
 from jobs.rounds import Claim
+from jobs.settings import Settings
 from jobs.tables import Job, WorkerPresence
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
@@ -78,6 +79,17 @@ def test_a_lease_from_a_clock_that_was_set_back_ends_too(market: Market) -> None
     ten_years = 10 * 365 * 86_400 * 1_000_000
     set_lease(market, held.job_id, rounds.database_micros() + ten_years)
     assert reaper.reap(market.services) == [held.job_id]
+
+
+def test_no_lease_that_can_be_set_is_taken_for_one_of_a_wrong_clock(market: Market) -> None:
+    """It would be taken back every second, from a worker that lives."""
+    with pytest.raises(ValueError, match="lease_seconds"):
+        Settings(lease_seconds=2 * reaper.IMPOSSIBLE_LEASE_SECONDS)
+    settings = Settings(lease_seconds=21_600)
+    held = running(market)
+    with market.database.unit_of_work() as session:
+        rounds.renew(session, replace(held, lease_seconds=settings.lease_seconds))
+    assert reaper.reap(market.services) == []
 
 
 def test_too_many_lost_workers_end_the_job_and_what_was_opened_is_paid(market: Market) -> None:
