@@ -317,6 +317,19 @@ def test_entries_and_balances_read_back_are_those_that_were_written(database: Da
     assert refusal_of(lambda: balance(database, "pop_c")) is not None
 
 
+def test_an_opening_entry_is_told_as_it_was_written(opened: Database) -> None:
+    with opened.unit_of_work() as session:
+        like = posting.balance(session, "pop_a")
+        told = posting.open_chain(
+            session,
+            replace(like, population_id="pop_z", name="z"),
+            now=NOW,
+            body={"actor": "usr_x"},
+        )
+        assert ledger.entry(session, told.id) == told
+    assert (told.seq, told.kind, set(told.prev_hash)) == (1, "open", {"0"})
+
+
 def test_the_odometers_of_a_balance(opened: Database) -> None:
     cost = job_price().total(100)
     with opened.unit_of_work() as session:
