@@ -206,6 +206,8 @@ def test_what_a_charge_is_refused_for(opened: Database) -> None:
         assert stale.facts == {"job": "job_1", "fence": 2}
         twice = refused(lambda: ledger.charge(session, **base, **good))
         assert twice.facts == {"job": "job_1", "attempt": 1, "seq": 3}
+        again = refused(lambda: reserve(session, "job_1", rounds=10))
+        assert (again.code, again.facts) == ("conflict", {"job": "job_1"})
         void = refused(lambda: ledger.void(session, reason="x", **base))
         assert (void.code, void.facts) == ("conflict", {"job": "job_1"})
         early = refused(lambda: ledger.expire(session, **base))
