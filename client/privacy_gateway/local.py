@@ -21,6 +21,7 @@ from privacy_gateway.tff import (
     check_clients,
     check_keys,
     compiled_loss,
+    made_by,
 )
 
 ENGINE = "worker.offline"
@@ -64,7 +65,7 @@ def train_model(
     columns = _columns(data, ("features", "label", "client"))
     if "no_clients" in params:
         check_clients(params["no_clients"], len(set(columns["client"].tolist())))
-    model = model_fn()
+    model = made_by(model_fn)
     outcome = engine.train(
         _body(model, params),
         columns,

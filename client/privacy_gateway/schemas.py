@@ -320,7 +320,7 @@ class SweepQuote(View):
     all members together: `deny` as soon as one of them would be refused.
     """
 
-    quotes: list[Quote]
+    quotes: Annotated[list[Quote], Field(repr=False)]
     fits: bool
     verdict: Literal["allow", "needs_approval", "deny"]
     refused: list[int]
@@ -333,7 +333,7 @@ class InverseAnswer(View):
     solve_for: SolveFor
     value: int | float | None
     epsilon: float | None
-    job: dict[str, Any] | None
+    job: Annotated[dict[str, Any] | None, Field(repr=False)]
 
 
 class JobView(View):

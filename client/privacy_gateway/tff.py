@@ -84,7 +84,7 @@ def job_of(
     if other.id != dataset.id or label != dataset.label:
         raise invalid("label_data_id", f"is {label.name!r}, not the label of the same data set")
     check_clients(params["no_clients"], dataset.clients)
-    model = model_fn()
+    model = made_by(model_fn)
     body: dict[str, Any] = {
         "dataset": dataset.id,
         "purpose": DEFAULT_PURPOSE,
@@ -98,6 +98,20 @@ def job_of(
     if compiled is not None:
         body["loss"] = compiled
     return model, body | {name: params[name] for name in OPTIONAL if name in params}
+
+
+def made_by(model_fn: Callable[[], Any]) -> Any:
+    """The Keras model that `model_fn` makes.
+
+    Raises:
+        Refused: `invalid_request` on `model_fn`, such as for a model in the place of a function.
+    """
+    if not callable(model_fn) or hasattr(model_fn, "get_config"):
+        raise invalid("model_fn", "must be a function without arguments that returns a model")
+    model = model_fn()
+    if not hasattr(model, "get_config"):
+        raise invalid("model_fn", f"must return a Keras model, not {type(model).__name__}")
+    return model
 
 
 def architecture_of(model: Any) -> dict[str, Any]:

@@ -29,6 +29,32 @@ def no_model() -> NoReturn:
     raise AssertionError("a model was made for a call that is refused anyway")
 
 
+class Model:
+    """What a call looks at to tell a Keras model from a function that makes one."""
+
+    def get_config(self) -> None:
+        """Never called."""
+
+    def __call__(self, inputs: Any) -> Any:
+        """Keras models can be called, too."""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Model(), "a function without arguments"),
+        (None, "a function without arguments"),
+        (lambda: None, "must return a Keras model, not NoneType"),
+    ],
+)
+def test_what_makes_no_model_is_refused_before_anything_is_sent(
+    house: House, given: Any, words: str
+) -> None:
+    with pytest.raises(pg.Refused, match=words) as caught:
+        pg.tff.train_model(given, params_of(house), house.researcher, timeout=1)
+    assert [error.field for error in caught.value.errors] == ["model_fn"]
+
+
 def refused(house: House, params: dict[str, Any], *fields: str) -> pg.Refused:
     with pytest.raises(pg.Refused) as caught:
         pg.tff.train_model(no_model, params, house.researcher, timeout=1)
