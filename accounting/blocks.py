@@ -209,12 +209,14 @@ def open_block(
     if name in {block.name for block in present}:
         raise conflict(f"the population has a block {name} already", block=name)
     taken = sum(block.clients for block in present)
-    if taken + clients > before.clients:
+    free = before.clients - taken
+    if clients > free:
         raise invalid(
             "clients",
-            f"of the population's {before.clients} people, {taken} are in other blocks",
+            f"must be at most {free}: of the population's {before.clients} people, {taken} are in "
+            "other blocks",
             value=clients,
-            limit=before.clients - taken,
+            limit=free,
         )
     session.execute(
         sa.insert(BLOCK).values(

@@ -7,13 +7,14 @@ Commands import what is slow (database, accountant, web server) when they run: `
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy_gateway.cli.output import explained, fail
+from privacy_gateway.cli import output
+from privacy_gateway.cli.output import fail
 from privacy_gateway.errors import Refused
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ def load_settings(
     try:
         settings = load(GatewaySettings, given)
     except Refused as refusal:
-        fail(refusal)
+        fail(refusal, {})
     return settings.model_copy(update={"state_dir": settings.state_dir.resolve()})
+
+
+def explained() -> AbstractContextManager[None]:
+    """As in the client, without its advice: no address and no log-in are wrong here."""
+    return output.explained({})
 
 
 @contextmanager

@@ -307,6 +307,7 @@ def test_an_auditor_exports_and_verifies_without_a_server(
         (["verify", TAMPERED / "honest.jsonl", "--key", TAMPERED / "other-key.txt"], 8),
         (["verify", TAMPERED / "honest.jsonl", "--decisions", "absent.jsonl"], 3),
         (["verify", TAMPERED / "part.jsonl", "--consistency", "absent.json"], 3),
+        (["verify", TAMPERED / "honest.jsonl", "--consistency", TAMPERED / "key.txt"], 3),
         (["jobs", "show", "job_absent"], 4),
         (["jobs", "show"], 2),
         (["nonsense"], 2),

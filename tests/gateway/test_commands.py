@@ -78,6 +78,8 @@ def test_accounts_and_tokens_are_made_on_the_machine_itself(run: Run) -> None:
     assert "password" not in given.stdout
     assert (taken.exit_code, wrong.exit_code, nobody.exit_code) == (3, 3, 5)
     assert "role" in wrong.stderr
+    # No address and no log-in are at fault on the gateway's own machine.
+    assert "next:" not in nobody.stderr
     assert token.stdout.startswith("pgt_")
     assert "ada@example.org" in listed.stdout
 

@@ -118,19 +118,19 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(advice: Mapping[str, str] = NEXT) -> Iterator[None]:
     """A refusal becomes a text with the next step and its exit code, never a stack trace."""
     try:
         yield
     except Refused as refusal:
-        fail(refusal)
+        fail(refusal, advice)
 
 
-def fail(refusal: Refused) -> NoReturn:
+def fail(refusal: Refused, advice: Mapping[str, str] = NEXT) -> NoReturn:
     """Say what was refused, what to do next, and end."""
     note(_told(refusal))
-    if refusal.code in NEXT:
-        note(f"next: {NEXT[refusal.code]}")
+    if refusal.code in advice:
+        note(f"next: {advice[refusal.code]}")
     raise SystemExit(EXIT_OF.get(refusal.code, 3))
 
 

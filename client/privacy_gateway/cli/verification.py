@@ -70,6 +70,8 @@ def verify(
     from privacy_gateway import verify as verifier
     from privacy_gateway.logbook import Asked
 
+    if consistency and not older:
+        raise invalid("consistency", "leads on from a --checkpoint; give that one, too")
     heads = [_head(text) for text in expect or []]
     asked = Asked(
         keys=[found for text in key or [] for found in keys_of(text)],
