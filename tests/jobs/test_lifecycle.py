@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from jobs import admission, approvals, blocks, events, lifecycle, reaper, rounds, settlement, states
 from jobs.principal import Principal
 from jobs.tables import FINAL_STATES, STATES, Job, JobEvent
+from kit.clock import utc_now
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -132,6 +133,14 @@ def test_a_job_that_waits_too_long_expires_and_holds_nothing(market: Market) -> 
     assert status(market, job_id) == "expired"
     assert set(market.balance().reserved) == {0}
     assert reaper.expire(market.services) == []
+
+
+def test_one_machine_whose_clock_runs_ahead_ends_nobodys_job(market: Market) -> None:
+    market.clock.moment = utc_now()
+    job_id = submit(market)
+    market.clock.advance(days=30)
+    assert reaper.expire(market.services) == []
+    assert status(market, job_id) == "queued"
 
 
 def test_a_running_job_does_not_expire(market: Market) -> None:
