@@ -115,6 +115,12 @@ def test_a_term_that_no_budget_has_is_a_fact() -> None:
     assert error.value == rdp.FEMTO + 15
 
 
+def test_only_the_exact_filter_is_named_in_the_stored_terms() -> None:
+    """Entries from before there was a choice keep their hashes."""
+    assert set(TERMS.canonical()) == {"epsilon_nano", "delta", "weights", "orders"}
+    assert terms_of(8 * NANO, 1e-6, filter="gdp").canonical()["filter"] == "gdp"
+
+
 def test_a_grid_of_its_own_survives_a_raise() -> None:
     terms = terms_of(2 * NANO, 1e-5, orders=(10.0, 20.0))
     raised = terms.raised(NANO)
@@ -215,6 +221,15 @@ def test_what_a_charge_is_refused_for(opened: Database) -> None:
         ledger.freeze(session, population_id="pop_a", reason="x", actor_id="u", now=NOW)
         frozen = refused(lambda: charge(session, "job_1", 5, 1))
         assert (frozen.code, frozen.facts) == ("frozen", {"population": "pop_a"})
+
+
+def test_a_tree_that_is_paid_for_says_so_each_time(opened: Database) -> None:
+    """Nothing is left to charge, and every later round is paid for all the same."""
+    tree = Mechanism("tree_gaussian", 30.0, steps=10)
+    with opened.unit_of_work() as session:
+        reserve(session, "job_1", rounds=1, cost=price(tree))
+        assert charge(session, "job_1", 1, 1).rounds_charged == 1
+        assert charge(session, "job_1", 2, 1) == ledger.Charge(0, None, whole=True)
 
 
 def test_a_lease_ends_at_its_last_moment(opened: Database) -> None:
