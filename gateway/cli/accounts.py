@@ -66,10 +66,14 @@ def list_users(state: State = None) -> None:
     """All accounts: id, role, address."""
     import sqlalchemy as sa
 
+    from gateway import schema
     from gateway.tables import USER, User
 
-    with explained(), open_database(load_settings(state)) as database, database.read() as session:
-        for user in session.scalars(sa.select(User).order_by(USER.c.id)):
+    with explained(), open_database(load_settings(state)) as database:
+        schema.require_current(database)
+        with database.read() as session:
+            users = session.scalars(sa.select(User).order_by(USER.c.id)).all()
+        for user in users:
             closed = "" if user.disabled_at is None else "  disabled"
             typer.echo(f"{user.id}  {user.role:<10}  {user.email}{closed}")
 
@@ -132,11 +136,12 @@ def token(
     state: State = None,
 ) -> None:
     """Make a bearer token for an account; its text is printed once."""
-    from gateway import auth
+    from gateway import auth, schema
     from kit.clock import from_micros, rfc3339, utc_now
     from kit.ids import new_id
 
     with explained(), open_database(load_settings(state)) as database:
+        schema.require_current(database)
         with database.unit_of_work() as session:
             user = auth.account(session, email)
             if user is None:

@@ -15,7 +15,7 @@ import typer
 
 from privacy_gateway.cli import output
 from privacy_gateway.cli.output import fail
-from privacy_gateway.errors import Refused
+from privacy_gateway.errors import Refused, invalid
 
 if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
@@ -52,12 +52,26 @@ def explained() -> AbstractContextManager[None]:
 
 @contextmanager
 def open_database(settings: GatewaySettings) -> Iterator[Database]:
-    """The configured database, closed at the end."""
+    """The configured database, closed at the end.
+
+    Raises:
+        Refused: `invalid_request` for an address that is none of SQLite or PostgreSQL;
+            `unavailable` for a database that does not answer.
+    """
+    from sqlalchemy.exc import ArgumentError, OperationalError
+
     from kit.db import Database
 
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(settings.database())
+    try:
+        database = Database(settings.database())
+    except (ArgumentError, ImportError) as error:
+        raise invalid("DATABASE_URL", "must be postgresql://… or sqlite:///…") from error
     try:
         yield database
+    except OperationalError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        detail = f"the database does not answer ({reason}); check DATABASE_URL and --state"
+        raise Refused("unavailable", detail) from error
     finally:
         database.close()

@@ -84,6 +84,35 @@ def test_accounts_and_tokens_are_made_on_the_machine_itself(run: Run) -> None:
     assert "ada@example.org" in listed.stdout
 
 
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("postgresql://127.0.0.1:1/nothing", 6, "does not answer"),
+        ("mysql://127.0.0.1/x", 3, "DATABASE_URL"),
+        ("nonsense", 3, "DATABASE_URL"),
+    ],
+)
+@pytest.mark.parametrize("words_of", [("migrate",), ("user", "list"), ("serve",)])
+def test_a_database_that_is_not_there_is_told_without_a_stack_trace(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    words_of: tuple[str, ...],
+    url: str,
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    told = run(*words_of)
+    assert told.exit_code == code
+    assert words in told.stderr
+
+
+def test_accounts_of_a_directory_without_a_gateway_are_none(run: Run) -> None:
+    for command in (("user", "list"), ("token", "--email", "ada@example.org")):
+        told = run(*command)
+        assert (told.exit_code, "privacy-gateway migrate" in told.stderr) == (6, True)
+
+
 def test_an_account_is_closed_opened_and_given_another_password(run: Run) -> None:
     run("migrate")
     ada = ("--email", "Ada@example.org")
