@@ -213,6 +213,12 @@ class _FromFiles(PydanticBaseSettingsSource):
         return found
 
 
+def variables(model: type[Settings]) -> frozenset[str]:
+    """Environment variables of all settings, without their `…_FILE` forms."""
+    fields = model.model_fields.items()
+    return frozenset(variable for name, field in fields for variable in _variables(field, name))
+
+
 def _variables(field: FieldInfo, name: str) -> list[str]:
     """Environment variables of a field, upper case."""
     alias = field.validation_alias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from privacy_gateway.errors import Refused
 if TYPE_CHECKING:
     from gateway.settings import GatewaySettings
 
+# What commands read besides settings; docs.generate.settings says what each is for.
+CLIENT_VARIABLES = frozenset(
+    f"PRIVACY_GATEWAY_{name}"
+    for name in ("URL", "TOKEN", "PASSWORD", "NEW_PASSWORD", "USER_PASSWORD", "CONFIG")
+)
 Check = Callable[["GatewaySettings"], str]
 
 
@@ -68,7 +74,7 @@ def doctor(
         typer.Option("--format", help="`text` for people, `json` for programs."),
     ] = "text",
 ) -> None:
-    """Look at Python, database, policy engine, broker, TensorFlow and what closes the sandbox.
+    """Look at Python, settings, database, policy engine, broker, TensorFlow, and the sandbox.
 
     The last two are needed only where a worker runs; elsewhere their absence is a remark.
     """
@@ -86,6 +92,7 @@ def doctor(
 def _examine(settings: GatewaySettings, worker: bool) -> Iterator[_Finding]:
     checks: dict[str, Check] = {
         "python": _python,
+        "settings": _settings,
         "database": _database,
         "witness": _witness,
         "policy": _engine,
@@ -107,6 +114,18 @@ def _python(_settings: GatewaySettings) -> str:
     if not (3, 11) <= sys.version_info < (3, 14):
         raise _Ill(f"Python {found}; use 3.11 to 3.13")
     return f"Python {found}"
+
+
+def _settings(settings: GatewaySettings) -> str:
+    """A misspelt variable sets nothing, and nobody would notice."""
+    from jobs.settings import PREFIX, variables
+
+    known = variables(type(settings)) | CLIENT_VARIABLES
+    given = [name for name in os.environ if name.startswith(PREFIX)]
+    strange = sorted(n for n in given if n not in known and n.removesuffix("_FILE") not in known)
+    if strange:
+        raise _Remark(f"no setting is called {', '.join(strange)}; see docs/reference/settings.md")
+    return f"{len(given)} variables {PREFIX}…, all known"
 
 
 def _database(settings: GatewaySettings) -> str:

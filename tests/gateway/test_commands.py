@@ -151,6 +151,31 @@ def test_doctor_says_what_is_missing(run: Run) -> None:
     assert {row["part"]: row["ok"] for row in json.loads(after.stdout)}["database"]
 
 
+def test_doctor_names_a_variable_that_sets_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def settings() -> str:
+        lines = run("doctor").stdout.splitlines()
+        return next(line for line in lines if line.split()[1] == "settings")
+
+    secret = tmp_path / "password"
+    secret.write_text("x" * 12)
+    monkeypatch.setenv("PRIVACY_GATEWAY_DATABASE_API_PASSWORD_FILE", str(secret))
+    monkeypatch.setenv("PRIVACY_GATEWAY_WITNESS_PATH", str(tmp_path / "witness"))
+    assert settings().startswith("ok")
+    monkeypatch.setenv("PRIVACY_GATEWAY_WITNES_PATH", str(tmp_path / "witness"))
+    told = settings()
+    assert told.startswith("note")
+    assert "PRIVACY_GATEWAY_WITNES_PATH" in told
+    assert "API_PASSWORD" not in told
+
+
+def test_the_clients_variables_are_no_strange_ones() -> None:
+    from docs.generate.settings import CLIENT_VARIABLES
+
+    assert set(CLIENT_VARIABLES) == doctor.CLIENT_VARIABLES
+
+
 def test_doctor_warns_of_a_witness_beside_the_database(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
