@@ -68,6 +68,7 @@ FIELDS: list[tuple[str, Callable[[], object]]] = [
     ("clip_count_noise", lambda: update_noise(1.0, None)),
     ("clip_count_noise", lambda: update_noise(1.0, 0.001)),
     ("noise_multiplier", lambda: update_noise(2.0, 1.0)),
+    ("clip_count_noise", lambda: Mechanism("adaptive_clipping_gaussian", 1.0, 1000, 10)),
     ("noise_multiplier", lambda: Mechanism("gaussian", 0.0099)),
     ("mechanism", lambda: Mechanism("gaussian", 1.0, release="gift")),  # type: ignore[arg-type]
     ("clients", lambda: Mechanism("poisson_gaussian", 1.0, 0, 1)),
