@@ -6,7 +6,7 @@ import json
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,24 @@ def test_the_token_is_kept_for_its_owner_alone(
     assert run("logout").code == 0
     assert not file.exists()
     assert run("whoami").code == 4
+
+
+def test_a_logout_ends_the_token_at_the_gateway_too(
+    run: Run, as_role: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_role("researcher")
+    stored = credentials.load()
+    assert stored is not None
+    assert run("logout").err == ""
+    monkeypatch.setenv("PRIVACY_GATEWAY_URL", stored.url)
+    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", stored.token)
+    assert run("whoami").code == 4
+    assert "no stored login" in run("logout").out
+    # A gateway that cannot be told keeps nobody logged in here.
+    credentials.save(replace(stored, url="http://127.0.0.1:1"))
+    told = run("logout")
+    assert (told.code, stored.expires_at in told.err) == (0, True)
+    assert credentials.load() is None
 
 
 def test_a_person_changes_her_password_and_stays_logged_in(

@@ -1,4 +1,4 @@
-"""`login`, `logout`, `whoami`."""
+"""`login`, `password`, `logout`, `whoami`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from privacy_gateway.cli import credentials
 from privacy_gateway.cli.output import Form, Format, facts, note
 from privacy_gateway.client import DEFAULT_PORT
 from privacy_gateway.connection import Connection
+from privacy_gateway.errors import Refused
 from privacy_gateway.views import LoginView
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -43,7 +44,7 @@ def _log_in(connection: Connection, email: str, password: str) -> None:
     answer = connection.post("/v1/login", body, repeatable=True)
     view = LoginView.model_validate(answer)
     file = credentials.save(
-        credentials.Credentials(url, email, view.role, view.token, view.expires_at)
+        credentials.Credentials(url, email, view.role, view.token, view.expires_at, view.token_id)
     )
     typer.echo(f"logged in to {url} as {email} ({view.role}) until {view.expires_at}")
     note(f"the token is kept in {file}")
@@ -65,8 +66,20 @@ def change_password() -> None:
 
 
 def logout() -> None:
-    """Forget the stored token."""
-    typer.echo("logged out" if credentials.forget() else "there was no stored login")
+    """Forget the stored token, and end it at the gateway where that answers."""
+    stored = credentials.load()
+    if not credentials.forget():
+        typer.echo("there was no stored login")
+        return
+    typer.echo("logged out")
+    if stored is None or not stored.token_id:
+        return
+    connection = Connection(stored.url, stored.token)
+    try:
+        connection.call("DELETE", f"/v1/tokens/{stored.token_id}")
+    except Refused as refusal:
+        if refusal.code != "unauthenticated":  # it had ended before
+            note(f"the token itself ends at {stored.expires_at}: {refusal.detail}")
 
 
 def whoami(form: Format = Form.table) -> None:

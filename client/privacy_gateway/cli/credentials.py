@@ -31,6 +31,7 @@ class Credentials:
     role: str
     token: str
     expires_at: str
+    token_id: str = ""
 
 
 def path() -> Path:
