@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -48,7 +49,13 @@ _CREATED = Prepared(
 
 def request_of(job: Job) -> JobRequest:
     """The request as it was admitted."""
-    return schemas.parse(JobRequest, json.loads(job.request))
+    return _request(job.request)
+
+
+@lru_cache(maxsize=64)
+def _request(text: str) -> JobRequest:
+    """A running job's is read again before every block; nobody can change what was read."""
+    return schemas.parse(JobRequest, json.loads(text))
 
 
 def researcher_of(job: Job) -> Principal:

@@ -78,12 +78,10 @@ _PUBLISH = {
     )
     for is_sqlite, insert in ((True, sqlite_insert), (False, postgresql_insert))
 }
-_FORGET_BEFORE = Prepared(
+_FORGET = Prepared(
     sa.update(_RELEASE)
     .where(
-        _RELEASE.c.job_id == sa.bindparam("held_job"),
-        _RELEASE.c.round < sa.bindparam("before"),
-        _RELEASE.c.weights.is_not(None),
+        _RELEASE.c.job_id == sa.bindparam("held_job"), _RELEASE.c.round == sa.bindparam("old_round")
     )
     .values(weights=None, server_state=None)
 )
@@ -306,10 +304,10 @@ def publish(
 
 
 def _moving_on(job_id: str, published: int, now: datetime) -> Asked[None]:
-    """Only the newest model is needed to go on; older rows keep their digest."""
+    """Only the newest model is needed to go on; the row of the one before keeps its digest."""
     moved = {"held_job": job_id, "published": published, "now": micros(now)}
     return prepared.nothing(
-        [(_FORGET_BEFORE, {"held_job": job_id, "before": published}), (_GET_ON, moved)]
+        [(_FORGET, {"held_job": job_id, "old_round": published - 1}), (_GET_ON, moved)]
     )
 
 
