@@ -33,7 +33,7 @@ from gateway.api import (
     sweeps,
     weights,
 )
-from gateway.body import no_zero_byte
+from gateway.body import known_parameters, no_zero_byte
 from gateway.observe import Metrics, Observed
 from gateway.schema import require_current
 from gateway.settings import GatewaySettings
@@ -126,7 +126,7 @@ def create_app(settings: GatewaySettings, services: Services | None = None) -> F
         version=VERSION,
         description=DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(no_zero_byte)],
+        dependencies=[Depends(no_zero_byte), Depends(known_parameters)],
         docs_url=None,
         redoc_url=None,
         telemetry=NO_TELEMETRY,

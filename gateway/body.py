@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -23,6 +24,7 @@ from privacy_gateway.schemas import parse
 MANIFEST_BYTES = 65_536
 _ZERO, _ESCAPED_ZERO = "\x00", b"\\u0000"
 _HOLDS_ZERO = "holds a zero byte"
+_LONGEST_NAME = 100
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -67,6 +69,30 @@ async def no_zero_byte(request: Request) -> None:
         raise invalid("path", _HOLDS_ZERO)
     if b"%00" in request.scope["query_string"]:
         raise invalid("query", _HOLDS_ZERO)
+
+
+async def known_parameters(request: Request) -> None:
+    """Refuse a parameter that the address does not have: `?dateset=x` must not list everything.
+
+    Raises:
+        Refused: `invalid_request` on the parameter.
+    """
+    asked = request.query_params
+    known = _parameters(request.scope["route"].dependant) if asked else frozenset()
+    for name in asked:
+        if name not in known:
+            detail = f"is no parameter here; there {_listed(sorted(known))}"
+            raise invalid(name[:_LONGEST_NAME], detail)
+
+
+def _parameters(dependant: Dependant) -> frozenset[str]:
+    """Names in the query that an endpoint and whatever it depends on declare."""
+    found = {field.alias for field in dependant.query_params}
+    return frozenset(found.union(*map(_parameters, dependant.dependencies)))
+
+
+def _listed(names: list[str]) -> str:
+    return f"are {', '.join(names)}" if names else "are none"
 
 
 def media_type_of(headers: Headers) -> str:

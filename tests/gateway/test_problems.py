@@ -65,6 +65,21 @@ def test_parameters_that_do_not_parse_are_named(gateway: Gateway) -> None:
         assert [error["field"] for error in problem["errors"]] == [field], path
 
 
+def test_a_parameter_that_the_address_lacks_is_named(gateway: Gateway) -> None:
+    """Ignored, a misspelt filter would list everything."""
+    for path, field, others in (
+        ("/v1/jobs?dateset=x", "dateset", "after, dataset, limit, status"),
+        ("/v1/jobs?limit=5&Limit=5", "Limit", "after, dataset, limit, status"),
+        ("/v1/me?verbose=1", "verbose", "there are none"),
+        (f"/v1/jobs?{'x' * 300}=1", "x" * 100, "after"),
+    ):
+        problem = gateway.refused("auditor", "GET", path)
+        assert problem["code"] == "invalid_request"
+        (error,) = problem["errors"]
+        assert error["field"] == field
+        assert others in error["message"]
+
+
 def test_facts_are_members_and_cannot_replace_the_shape() -> None:
     refusal = Refused(
         "budget_exceeded",
