@@ -9,15 +9,13 @@ before every block.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs import settlement, states
+from jobs import demands, settlement, states
 from jobs.errors import no_job
 from jobs.principal import Principal
 from jobs.services import Services
@@ -74,16 +72,6 @@ def decide(
         return job_view(session, job)
 
 
-def waiting_for(session: Session, job: Job) -> list[dict[str, Any]]:
-    """The demands of the decision that are not met yet, with how many people are missing."""
-    have = _approved_by_role(session, job.id)
-    return [
-        {**demand, "missing": demand["count"] - have[demand["role"]]}
-        for demand in json.loads(job.approvals)
-        if have[demand["role"]] < demand["count"]
-    ]
-
-
 def _locked_for(session: Session, principal: Principal, job_id: str) -> Job:
     """The job, locked, if the caller may decide about it."""
     job = states.locked(session, job_id)
@@ -128,14 +116,4 @@ def _record(
 
 
 def _satisfied(session: Session, job: Job) -> bool:
-    return not waiting_for(session, job)
-
-
-def _approved_by_role(session: Session, job_id: str) -> Counter[str]:
-    """How many people of each role agreed."""
-    query = (
-        sa.select(_APPROVAL.c.approver_role, sa.func.count().label("people"))
-        .where(_APPROVAL.c.job_id == job_id, _APPROVAL.c.decision == "approve")
-        .group_by(_APPROVAL.c.approver_role)
-    )
-    return Counter({row.approver_role: row.people for row in session.execute(query)})
+    return not demands.waiting_for(session, job)

@@ -12,7 +12,7 @@ import json
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs import outputs
+from jobs import demands, outputs
 from jobs.errors import no_job
 from jobs.principal import Principal
 from jobs.tables import STATES, Job, JobRelease
@@ -31,6 +31,7 @@ def job_view(session: Session, job: Job) -> JobView:
     """The job as its researcher sees it, with the metrics of its model once it may be released."""
     request = json.loads(job.request)
     public = request.get("split") == "public_test"
+    waiting = demands.waiting_for(session, job) if job.status == "awaiting_approval" else []
     return JobView(
         id=job.id,
         status=job.status,
@@ -47,6 +48,10 @@ def job_view(session: Session, job: Job) -> JobView:
         created_at=rfc3339(from_micros(job.created_at)),
         updated_at=rfc3339(from_micros(job.updated_at)),
         failure=job.failure,
+        waiting_for=waiting,
+        approve_before=rfc3339(from_micros(job.approve_before))
+        if waiting and job.approve_before is not None
+        else None,
         request=request,
         metrics=_metrics(session, job.id) if outputs.metrics_shown(session, job) else None,
     )

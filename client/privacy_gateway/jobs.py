@@ -262,6 +262,7 @@ class Job:
         view = self.view
         return {
             "status": view.status,
+            **_waiting_for(view),
             "rounds": f"{view.rounds_published} published, {view.rounds_charged} charged, "
             f"{view.rounds} asked",
             "ε if all rounds run": view.epsilon,
@@ -295,6 +296,14 @@ class Job:
             f"The job goes on at the gateway. Re-attach with domain.job({self.id!r}).wait() "
             f"or `privacy-gateway jobs watch {self.id}`."
         )
+
+
+def _waiting_for(view: JobView) -> dict[str, str]:
+    """Whose approval is missing, and until when it can be given."""
+    if not view.waiting_for:
+        return {}
+    missing = ", ".join(f"{one.missing} {one.role}" for one in view.waiting_for)
+    return {"waits for": f"{missing} to approve until {view.approve_before}"}
 
 
 class _Progress:

@@ -336,8 +336,19 @@ class InverseAnswer(View):
     job: Annotated[dict[str, Any] | None, Field(repr=False)]
 
 
+class Missing(View):
+    """People of one role whose approval a waiting job still lacks; `count` were demanded."""
+
+    role: str
+    count: int
+    missing: int
+
+
 class JobView(View):
     """A job as its researcher sees it; nothing here depends on raw data.
+
+    While it awaits approval, `waiting_for` says whose is missing, and `approve_before` until when
+    it can be given; then they are empty and null.
 
     An evaluation on public test records draws nobody and adds no noise: `clients_per_round` and
     `noise_multiplier` are null there, whatever its request says.
@@ -358,6 +369,8 @@ class JobView(View):
     created_at: str
     updated_at: str
     failure: str | None = None
+    waiting_for: list[Missing] = []
+    approve_before: str | None = None
     request: dict[str, Any]
     metrics: dict[str, float] | None = None
 

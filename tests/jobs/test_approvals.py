@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from jobs import admission, approvals
+from jobs import admission, approvals, views
 from jobs.principal import Principal
 from jobs.tables import Outbox
 from kit.db import Database
@@ -54,6 +54,22 @@ def test_a_job_that_needs_people_waits_with_its_reservation(market: Market) -> N
     assert view.status == "queued"
     with market.database.read() as session:
         assert session.execute(sa.select(Outbox.job_id)).scalars().all() == [view.id]
+
+
+def test_a_waiting_job_tells_whose_approval_is_missing_and_until_when(market: Market) -> None:
+    market.activate(markets.policy(approved=10))
+    job = submit(market).job
+    assert [one.model_dump() for one in job.waiting_for] == [
+        {"role": "owner", "count": 1, "missing": 1}
+    ]
+    assert job.approve_before is not None
+    assert job.approve_before > job.created_at
+    with market.database.read() as session:
+        assert views.get_job(session, RESEARCHER, job.id) == job
+
+    view = approvals.decide(market.services, OWNER, job.id, Approval(decision="approve"))
+
+    assert (view.waiting_for, view.approve_before) == ([], None)
 
 
 def test_a_rejected_job_gives_its_reservation_back(market: Market) -> None:
