@@ -106,7 +106,8 @@ def made_by(model_fn: Callable[[], Any]) -> Any:
     Raises:
         Refused: `invalid_request` on `model_fn`, such as for a model in the place of a function.
     """
-    if not callable(model_fn) or hasattr(model_fn, "get_config"):
+    is_model = hasattr(model_fn, "get_config") and not isinstance(model_fn, type)
+    if not callable(model_fn) or is_model:
         raise invalid("model_fn", "must be a function without arguments that returns a model")
     model = model_fn()
     if not hasattr(model, "get_config"):
