@@ -362,3 +362,34 @@ def test_the_odometers_of_a_balance(opened: Database) -> None:
     assert now.epsilon_after(cost) == after / NANO
     assert 0 < spent < held < after < now.terms.epsilon_nano
     assert price(POISSON).per_round == job_price().per_round
+
+
+def test_a_refused_reservation_tells_budget_and_share_as_they_stand(database: Database) -> None:
+    with database.unit_of_work() as session:
+        before = open_population(session)
+        reserve(session, "job_1", rounds=100)
+        held = ledger.balance(session, "pop_a").epsilon_committed
+
+        full = refused(lambda: reserve(session, "job_2", rounds=100_000)).facts
+
+        assert full["population"] == "pop_a"
+        assert (full["epsilon"], full["epsilon_spent"]) == (before.epsilon, held)
+        assert full["epsilon_after"] > before.epsilon
+        ledger.set_quota(
+            session,
+            population_id="pop_a",
+            researcher_id="usr_r",
+            epsilon=3.0,
+            actor_id="usr_owner",
+            now=NOW,
+        )
+        charge(session, "job_1", 1, 50)
+
+        share = refused(lambda: reserve(session, "job_3", rounds=2000)).facts
+
+        assert (share["researcher"], share["epsilon"]) == ("usr_r", 3.0)
+        assert 0 < share["epsilon_spent"] < 3.0
+        none = refused(lambda: reserve(session, "job_4", rounds=0))
+        assert [error.field for error in none.errors] == ["rounds"]
+        unknown = refused(lambda: settle(session, "job_5"))
+        assert (unknown.code, "job_5" in unknown.detail) == ("not_found", True)
