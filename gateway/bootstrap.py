@@ -16,8 +16,9 @@ from gateway.tables import USER
 from kit.clock import utc_now
 from kit.db import Database
 from kit.ids import new_id
+from privacy_gateway.account_bodies import NewUser
 from privacy_gateway.errors import invalid
-from privacy_gateway.schemas import NewUser, parse
+from privacy_gateway.schemas import parse
 
 
 @dataclass(frozen=True, slots=True)

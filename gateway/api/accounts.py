@@ -15,8 +15,8 @@ from gateway.paging import page
 from gateway.tables import TOKEN, USER, Token, User
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
+from privacy_gateway.account_bodies import Login, NewUser, OwnPassword
 from privacy_gateway.errors import Refused, invalid
-from privacy_gateway.schemas import Login, NewUser, OwnPassword
 from privacy_gateway.views import LoginView, NewToken, Page, TokenView, UserView
 
 router = APIRouter(prefix="/v1", tags=["accounts"])

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from gateway.cli.common import State, explained, load_settings, open_database
+from privacy_gateway.account_bodies import NewPassword, NewUser
 from privacy_gateway.errors import Refused
-from privacy_gateway.schemas import NewPassword, NewUser, parse
+from privacy_gateway.schemas import parse
 
 Email = Annotated[str, typer.Option(help="Address of the account.")]
 Password = Annotated[

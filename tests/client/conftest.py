@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 import privacy_gateway as pg
+from privacy_gateway.cli import commands
 from privacy_gateway.client import Domain
 from privacy_gateway.datasets import Dataset
 from tests.gateway.conftest import PASSWORD, Gateway, engine, gateway, migrated, services, settings
@@ -84,3 +89,50 @@ def house(gateway: Gateway, tmp_path: Path) -> House:
     tests = POLICY.with_name("price_cap_test.rego").read_text(encoding="utf-8")
     owner.owner.publish_policy(dataset.id, POLICY.read_text(encoding="utf-8"), tests=tests)
     return House(gateway, owner, researcher, dataset)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs one command line, with a configuration directory of its own."""
+    monkeypatch.setenv("PRIVACY_GATEWAY_CONFIG", str(tmp_path / "config"))
+    for name in ("PRIVACY_GATEWAY_URL", "PRIVACY_GATEWAY_TOKEN", "PRIVACY_GATEWAY_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+
+    def once(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["privacy-gateway", *map(str, arguments)])
+        capsys.readouterr()
+        # The gateway's own log lines go elsewhere; it shares this process in tests only.
+        with capture_logs(), pytest.raises(SystemExit) as caught:
+            commands.run()
+        printed = capsys.readouterr()
+        return Ran(int(caught.value.code or 0), printed.out, printed.err)
+
+    return once
+
+
+@pytest.fixture
+def as_role(run: Run, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Logs a role in, as a person would."""
+
+    def log_in(role: str) -> None:
+        monkeypatch.setenv("PRIVACY_GATEWAY_PASSWORD", PASSWORD)
+        done = run("login", "--email", f"{role}@example.org", "--url", gateway.url)
+        assert done.code == 0, done.err
+
+    return log_in

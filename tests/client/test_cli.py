@@ -3,139 +3,23 @@
 from __future__ import annotations
 
 import json
-import stat
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from structlog.testing import capture_logs
 
-from privacy_gateway.cli import commands, credentials
+from privacy_gateway.cli import commands
 from privacy_gateway.cli.output import EXITS
-from tests.client.conftest import CLIENTS, PASSWORD, POLICY, House, manifest_of, write_npz
-from tests.gateway.conftest import Gateway
+from tests.client.conftest import CLIENTS, POLICY, House, Run, manifest_of, write_npz
 from tests.support.tampering import FOLDER as TAMPERED
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs one command line, with a configuration directory of its own."""
-    monkeypatch.setenv("PRIVACY_GATEWAY_CONFIG", str(tmp_path / "config"))
-    for name in ("PRIVACY_GATEWAY_URL", "PRIVACY_GATEWAY_TOKEN", "PRIVACY_GATEWAY_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)
-
-    def once(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["privacy-gateway", *map(str, arguments)])
-        capsys.readouterr()
-        # The gateway's own log lines go elsewhere; it shares this process in tests only.
-        with capture_logs(), pytest.raises(SystemExit) as caught:
-            commands.run()
-        printed = capsys.readouterr()
-        return Ran(int(caught.value.code or 0), printed.out, printed.err)
-
-    return once
-
-
-@pytest.fixture
-def as_role(run: Run, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Logs a role in, as a person would."""
-
-    def log_in(role: str) -> None:
-        monkeypatch.setenv("PRIVACY_GATEWAY_PASSWORD", PASSWORD)
-        done = run("login", "--email", f"{role}@example.org", "--url", gateway.url)
-        assert done.code == 0, done.err
-
-    return log_in
 
 
 def write(path: Path, value: Any) -> Path:
     path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     return path
-
-
-def test_the_token_is_kept_for_its_owner_alone(
-    run: Run, as_role: Callable[[str], None], gateway: Gateway
-) -> None:
-    as_role("researcher")
-    file = credentials.path()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    token = json.loads(file.read_text())["token"]
-    seen = run("whoami", "--format", "json")
-    assert seen.json["email"] == "researcher@example.org"
-    assert token not in seen.out + seen.err
-    assert run("logout").code == 0
-    assert not file.exists()
-    assert run("whoami").code == 4
-
-
-def test_a_logout_ends_the_token_at_the_gateway_too(
-    run: Run, as_role: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_role("researcher")
-    stored = credentials.load()
-    assert stored is not None
-    assert run("logout").err == ""
-    monkeypatch.setenv("PRIVACY_GATEWAY_URL", stored.url)
-    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", stored.token)
-    assert run("whoami").code == 4
-    assert "no stored login" in run("logout").out
-    # A gateway that cannot be told keeps nobody logged in here.
-    credentials.save(replace(stored, url="http://127.0.0.1:1"))
-    told = run("logout")
-    assert (told.code, stored.expires_at in told.err) == (0, True)
-    assert credentials.load() is None
-
-
-def test_a_person_changes_her_password_and_stays_logged_in(
-    run: Run, as_role: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    as_role("researcher")
-    monkeypatch.setenv("PRIVACY_GATEWAY_NEW_PASSWORD", "short")
-    refused = run("password")
-    assert (refused.code, "new_password" in refused.err) == (3, True)
-    monkeypatch.setenv("PRIVACY_GATEWAY_NEW_PASSWORD", "another long one")
-    assert run("password").code == 0
-    assert run("whoami", "--format", "json").json["role"] == "researcher"
-    # The present password in the environment is not the present one any more.
-    assert run("password").code == 3
-
-
-def test_the_environment_goes_before_the_stored_login(
-    run: Run,
-    as_role: Callable[[str], None],
-    gateway: Gateway,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    as_role("researcher")
-    monkeypatch.setenv("PRIVACY_GATEWAY_URL", gateway.url)
-    assert run("whoami", "--format", "json").json["role"] == "researcher"
-    monkeypatch.setenv("PRIVACY_GATEWAY_TOKEN", gateway.tokens["auditor"])
-    assert run("whoami", "--format", "json").json["role"] == "auditor"
-    # A token stored for one gateway is never sent to another.
-    monkeypatch.delenv("PRIVACY_GATEWAY_TOKEN")
-    monkeypatch.setenv("PRIVACY_GATEWAY_URL", "http://127.0.0.1:1")
-    assert run("whoami").code == 4
 
 
 def test_an_owner_opens_registers_and_publishes(
