@@ -25,12 +25,14 @@ FOLDERS = {
     name: name
     for name in (
         "accounting", "gateway", "jobs", "policies", "kit",
-        "tests/accounting", "tests/reference", "tests/support",
+        "tests/accounting", "tests/reference", "tests/support", "tests/assets/tampered",
     )
 } | {"client/privacy_gateway": "privacy_gateway"}  # fmt: skip
 FILES = (
     "tests/conftest.py", "tests/client/forgeries.py",
-    "tests/client/test_rdp.py", "tests/client/test_verify.py",
+    "tests/client/test_apart.py", "tests/client/test_questioned.py", "tests/client/test_rdp.py",
+    "tests/client/test_rules.py", "tests/client/test_tampered.py", "tests/client/test_unproven.py",
+    "tests/client/test_verify.py",
 )  # fmt: skip
 KILLED, SURVIVED, UNTESTED = {1, 3}, {0}, {5, 33}
 TIMEOUT = {24, 36, 152, 255, -24}
