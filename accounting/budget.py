@@ -131,7 +131,7 @@ def terms_of(
     chosen = rdp.default_weights(epsilon_nano, text, grid) if weights is None else tuple(weights)
     _check_weights(chosen, len(grid))
     limits = rdp.limits(epsilon_nano, text, chosen, grid)
-    if max(limits) < 0:
+    if max(limits) < 1:
         raise invalid("epsilon", "is too small for this delta: no order has any room")
     return Terms(epsilon_nano, text, chosen, limits, grid)
 

@@ -48,6 +48,7 @@ def refused(act: Callable[[], object]) -> Refused:
 
 FIELDS: list[tuple[str, Callable[[], object]]] = [
     ("epsilon", lambda: TERMS.raised(10**4 * NANO)),
+    ("epsilon", lambda: TERMS.raised(-8 * NANO)),
     ("epsilon", lambda: terms_of(0, 1e-6)),
     ("epsilon", lambda: terms_of(10**4 * NANO + 1, 1e-6)),
     ("epsilon", lambda: terms_of(1, 1e-12)),
