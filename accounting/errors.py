@@ -37,7 +37,7 @@ def budget_exceeded(
 
 
 def quota_exceeded(
-    holder_id: str, *, epsilon: float, spent: float, holder: str = "researcher"
+    holder_id: str, *, epsilon: float | None, spent: float | None, holder: str
 ) -> Refused:
     """The population has room, the share of the researcher (or `holder` project) has not."""
     facts: dict[str, Any] = {holder: holder_id, "epsilon": epsilon, "epsilon_spent": spent}

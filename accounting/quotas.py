@@ -146,7 +146,7 @@ def shares(
     return tuple(found)
 
 
-def nothing(population_id: str, holder_id: str, kind: Kind = "researcher") -> QuotaBalance:
+def nothing(population_id: str, holder_id: str, kind: Kind) -> QuotaBalance:
     """A holder who has no quota and has spent nothing."""
     zero = admission.zero()
     return QuotaBalance(population_id, holder_id, None, zero, zero, kind)

@@ -29,7 +29,6 @@ from accounting.tables import ENTRY, RESERVATION
 from kit import prepared
 from kit.clock import micros
 from privacy_gateway import canonical, rdp
-from privacy_gateway.errors import Refused
 
 # Built once: composing a statement costs more than running it.
 _SELECT = prepared.Prepared(
@@ -86,9 +85,10 @@ class Held:
 def held(session: Session, job_id: str) -> Held | None:
     """A job's reservation, or None."""
     rows = prepared.one(session, _SELECT, {"job": job_id}).rows
-    if not rows:
-        return None
-    row = rows[0]
+    return _held(rows[0]) if rows else None
+
+
+def _held(row: Any) -> Held:
     return Held(
         job_id=row.job_id,
         population_id=row.population_id,
@@ -240,8 +240,8 @@ def affordable(purse: Purse, price: Price, rounds: int) -> Drawn:
         if not share.admits(cost):
             raise quota_exceeded(
                 share.holder_id,
-                epsilon=share.epsilon or 0.0,
-                spent=share.epsilon_spent or 0.0,
+                epsilon=share.epsilon,
+                spent=share.epsilon_spent,
                 holder=share.kind,
             )
     return purse.moved(hold=cost)
@@ -265,10 +265,9 @@ def lock_job(session: Session, job_id: str) -> tuple[Balance, Held]:
         Refused: `not_found` for a job without reservation.
     """
     before = posting.lock_of_job(session, job_id)
-    present = held(session, job_id)
-    if present is None:  # pragma: no cover - reservations are never deleted
-        raise Refused("not_found", f"job {job_id} has no reservation")
-    return before, present
+    # The population was found by it, and a reservation is never deleted.
+    (row,) = prepared.one(session, _SELECT, {"job": job_id}).rows
+    return before, _held(row)
 
 
 def draw(session: Session, job_id: str, *, rounds_charged: int, fence: int, closed: bool) -> None:

@@ -363,7 +363,7 @@ def _past(row: Any, delta: str) -> Past:
 
 
 def _nothing(balance: Balance, researcher_id: str) -> Past:
-    return Past(no_quota(balance.population_id, researcher_id), 0, None)
+    return Past(no_quota(balance.population_id, researcher_id, "researcher"), 0, None)
 
 
 def _nowhere(dataset_id: str) -> Refused:

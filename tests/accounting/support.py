@@ -76,6 +76,7 @@ def reserve(
     rounds: int = 100,
     cost: Price | None = None,
     researcher_id: str = "usr_r",
+    project: str | None = None,
 ) -> ledger.Entry:
     """Lock and reserve, as admission does."""
     balance = ledger.lock(session, [population_id])[population_id]
@@ -89,6 +90,7 @@ def reserve(
         facts=FACTS,
         now=NOW,
         lease_expires_at=SOON,
+        project=project,
     )
 
 

@@ -11,14 +11,24 @@ from accounting import ledger, quotas
 from accounting.quotas import Kind, QuotaBalance
 from kit.db import Database
 from privacy_gateway import rdp
-from tests.accounting.support import NOW, balance, job_price, open_population, reserve, times
+from tests.accounting.support import (
+    NOW,
+    balance,
+    job_price,
+    open_population,
+    refusal_of,
+    reserve,
+    times,
+)
 
 
-def _set(session: Any, epsilon: float, kind: Kind = "researcher", **more: Any) -> ledger.Entry:
+def _set(
+    session: Any, epsilon: float, kind: Kind = "researcher", holder: str = "usr_a", **more: Any
+) -> ledger.Entry:
     return ledger.set_quota(
         session,
         population_id="pop_a",
-        researcher_id="usr_a",
+        researcher_id=holder,
         epsilon=epsilon,
         actor_id="usr_owner",
         now=NOW,
@@ -66,18 +76,23 @@ def test_a_share_that_is_set_anew_keeps_what_was_spent_and_what_is_held(opened: 
 
 def test_shares_are_listed_researchers_first_then_projects_each_by_name(opened: Database) -> None:
     with opened.unit_of_work() as session:
-        for kind in ("project", "researcher"):
+        kinds: tuple[Kind, ...] = ("project", "researcher")
+        for kind in kinds:
             for holder in ("b", "a"):
-                ledger.set_quota(
-                    session,
-                    population_id="pop_a",
-                    researcher_id=holder,
-                    epsilon=1.0,
-                    actor_id="usr_owner",
-                    now=NOW,
-                    kind=kind,
-                )
+                _set(session, 1.0, kind, holder)
         listed = [(one.kind, one.holder_id) for one in quotas.quotas(session, "pop_a")]
     assert listed == [
         ("researcher", "a"), ("researcher", "b"), ("project", "a"), ("project", "b"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "holder"), [("researcher", "usr_r"), ("project", "study")])
+def test_a_share_too_small_for_any_job_is_told_with_its_holder(
+    opened: Database, kind: Kind, holder: str
+) -> None:
+    with opened.unit_of_work() as session:
+        _set(session, 0.1, kind, holder=holder)
+        refusal = refusal_of(lambda: reserve(session, "job_1", project="study"))
+    assert refusal is not None
+    assert refusal.code == "quota_exceeded"
+    assert refusal.facts == {kind: holder, "epsilon": 0.1, "epsilon_spent": 0.0}
