@@ -230,7 +230,7 @@ def _delta(session: Session, population_id: str) -> str:
     return posting.balance(session, population_id).terms.delta
 
 
-def balance_of(row: Any, delta: str, kind: Kind = "researcher") -> QuotaBalance:
+def balance_of(row: Any, delta: str, kind: Kind) -> QuotaBalance:
     """A share from its table row; `delta` is the budget's δ text."""
     terms = None
     if row.epsilon_nano is not None:

@@ -359,7 +359,7 @@ def _revision(row: Any) -> Revision | None:
 
 
 def _past(row: Any, delta: str) -> Past:
-    return Past(quota_of(row, delta), row.ordinal or 0, row.created_at)
+    return Past(quota_of(row, delta, "researcher"), row.ordinal or 0, row.created_at)
 
 
 def _nothing(balance: Balance, researcher_id: str) -> Past:

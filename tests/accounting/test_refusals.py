@@ -90,6 +90,7 @@ def test_the_field_at_fault_is_named(field: str, act: Callable[[], object]) -> N
 
 def test_bounds_are_inclusive_where_they_say_so() -> None:
     assert TERMS.raised(9_992 * NANO).epsilon_nano == 10**4 * NANO
+    assert TERMS.raised(1 - 8 * NANO).epsilon_nano == 1
     assert terms_of(10**4 * NANO, 1e-3).epsilon == 10**4
     assert check_number("x", 1, 1.0, 2.0) == check_number("x", 1.0, 1.0, 1.0) == 1.0
     assert banded_rounds(10, 10) == 1
