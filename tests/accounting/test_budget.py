@@ -1,10 +1,10 @@
-"""The terms of a budget: what room the least of them has."""
+"""The least and the greatest that the terms of a budget may be."""
 
 from __future__ import annotations
 
 import pytest
 
-from accounting.budget import Filter, terms_of
+from accounting.budget import Filter, check_delta, epsilon_nano_of, terms_of
 from tests.accounting.support import refusal_of
 
 
@@ -27,3 +27,11 @@ def test_a_budget_has_room_for_one_unit_at_least(
         refusal = refusal_of(act)
         assert refusal is not None
         assert [error.field for error in refusal.errors] == ["epsilon"]
+
+
+def test_the_last_numbers_that_a_budget_may_have_are_allowed() -> None:
+    assert epsilon_nano_of(1e-9) == 1
+    assert check_delta(1e-4, 1000) == 1e-4
+    refusal = refusal_of(lambda: epsilon_nano_of(9e-10))
+    assert refusal is not None
+    assert [(error.field, error.value) for error in refusal.errors] == [("epsilon", 9e-10)]
