@@ -129,11 +129,12 @@ def test_every_number_of_a_request_reaches_its_plan(split: str, clip_norm: Any) 
     asked: dict[str, Any] = {
         "kind": "evaluate", "sampling": "poisson", "clients_per_round": 100, "rounds": 20,
         "noise_multiplier": 1.0, "split": split,
-        "algorithm": schemas.Algorithm(name="dp_fedavg", clip_norm=clip_norm),
+        "algorithm": schemas.Algorithm(name="dp_fedsgd", clip_norm=clip_norm),
     }  # fmt: skip
     request = schemas.JobRequest.model_construct(**asked)
     assert plan_of(request, clients=1000) == _plan(
         clip_norm=None if clip_norm == "adaptive" else 2.0,
+        algorithm="dp_fedsgd",
         release="evaluation",
         public=split == "public_test",
     )

@@ -222,8 +222,9 @@ def test_what_a_charge_is_refused_for(opened: Database) -> None:
         early = refused(lambda: ledger.expire(session, **base))
         assert (early.code, early.facts) == ("conflict", {"job": "job_1"})
         ledger.freeze(session, population_id="pop_a", reason="x", actor_id="u", now=NOW)
-        frozen = refused(lambda: charge(session, "job_1", 5, 1))
-        assert (frozen.code, frozen.facts) == ("frozen", {"population": "pop_a"})
+        for act in (lambda: charge(session, "job_1", 5, 1), lambda: reserve(session, "job_2")):
+            frozen = refused(act)
+            assert (frozen.code, frozen.facts) == ("frozen", {"population": "pop_a"})
 
 
 def test_a_tree_that_is_paid_for_says_so_each_time(opened: Database) -> None:
