@@ -112,13 +112,13 @@ def _flat(
 
     runtime.configure(task)
     model = models.build(task)
-    shapes = [weight.shape for weight in model.weights]
     local = algorithm_of(task).local(task, model) if train else _made_up
-    engine = FederatedRound(task, store, local, shapes)
+    engine = FederatedRound(task, store, local, model.shapes)
+    weights = models.first_weights(task)
     everybody = np.arange(store.clients)
 
     def run(number: int) -> Vector:
-        sums = engine.sum_of(number, everybody, model.weights)
+        sums = engine.sum_of(number, everybody, weights)
         return _flatten(sums) * task.clip_norm / GRID
 
     return lambda number: lambda: run(number)
@@ -143,9 +143,9 @@ def _naive(task: TrainingTask, store: RaggedStore) -> Callable[[int], Callable[[
     from worker.training import clients, models
 
     keras.utils.set_random_seed(task.initial_seed)
-    model, order = models.build_keras(task.model, logits_for=task.loss)
+    model, variables = models.build_keras(task.model, logits_for=task.loss)
     by_id = {id(weight): place for place, weight in enumerate(model.weights)}
-    places = [by_id[key] for key in order]
+    places = [by_id[id(variable)] for variable in variables]
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(task.client_optimizer.learning_rate), loss)
     start = model.get_weights()

@@ -36,6 +36,7 @@ from worker.zygote import Zygote
 
 COHORT = 100
 WHOLE = "whole job, forked"
+WHOLE_JOBS = (WHOLE, "the same, executed", "the same without training")
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -74,6 +75,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             WHOLE: lambda: _job(market, forked, rounds),
             "the same, executed": lambda: _job(market, executed, rounds),
             "the same without training": lambda: _job(market, Stable(), rounds),
+            "one round, queue to released model": lambda: _job(market, forked, 1),
             "start of a sandbox, forked": lambda: _start(LR, store, zygote, rounds=0),
             "start and first round, forked": lambda: _start(LR, store, zygote, rounds=1),
             "start of a sandbox, executed": lambda: _start(LR, store, cold, rounds=0),
@@ -89,7 +91,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
             zygote.close()
     whole = median(taken[WHOLE])
     for what, seconds in taken.items():
-        per_round = None if "start" in what else median(seconds) / rounds * 1e3
+        per_round = median(seconds) / rounds * 1e3 if what.endswith(WHOLE_JOBS) else None
         table.add(what, median(seconds), per_round, median(seconds) / whole)
     table.notes.append(
         "SQLite, embedded policy engine; target: 100 rounds ≤ 10 s, first round of a warm job "
@@ -123,11 +125,13 @@ def _job(market: Market, open_trainer: OpenTrainer, rounds: int) -> float:
 
 
 def _start(model: Model, store: Path, way: Start, *, rounds: int) -> float:
-    """Seconds until a sandbox has given its first weights, or has computed so many rounds."""
-    cohort = np.arange(COHORT)
+    """Seconds until a sandbox has given first weights, or computed so many rounds from others'."""
+    cohort, task = np.arange(COHORT), model.task(shards=2)
+    weights = [np.zeros(shape, np.float32) for shape in task.sum_shapes]
     started = time.perf_counter()
-    with Sandbox(model.task(shards=2), store, start=way) as sandbox:
-        weights = sandbox.initial_weights()
+    with Sandbox(task, store if rounds else None, start=way) as sandbox:
+        if not rounds:
+            sandbox.initial_weights()
         for number in range(rounds):
             sandbox.round(number, cohort, weights)
         return time.perf_counter() - started

@@ -7,10 +7,8 @@ tell one tenant about another. Nothing that depends on raw data may be counted h
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -132,7 +130,7 @@ class Observed:
         try:
             await self._app(scope, receive, observed)
         except Exception as error:
-            _LOG.error("unforeseen", route=_template(scope), **_where(error))
+            _LOG.error("unforeseen", route=_template(scope), **log.place_of(error))
             if begun:
                 raise
             await problems.unforeseen()(scope, receive, observed)
@@ -161,10 +159,3 @@ def _method(scope: Scope) -> str:
     """A method made up by a caller must not make a new time series."""
     known = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
     return scope["method"] if scope["method"] in known else "other"
-
-
-def _where(error: Exception) -> dict[str, object]:
-    """Kind and place of an exception; its text and locals could hold a token or a record."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    places = [f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    return {"kind": type(error).__name__, "where": places}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import MutableMapping
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Any, TextIO, cast
 
 import structlog
@@ -65,3 +67,10 @@ def configure(level: str = "INFO") -> None:
 def get(name: str) -> Any:
     """A logger that names its room. Bound on first use: a module asks before `configure` runs."""
     return structlog.get_logger(room=name)
+
+
+def place_of(error: BaseException) -> dict[str, object]:
+    """Kind and place of an exception; its text and locals could hold a token or a record."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    places = [f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"kind": type(error).__name__, "where": places}

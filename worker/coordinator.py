@@ -12,7 +12,6 @@ charged again; too many losses in a row end it. Of a failure only a code leaves.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -157,8 +156,7 @@ def _attempt(services: Services, tools: Tools, held: Claim, heartbeat: Heartbeat
         _log.warning("database_failed", job=held.job_id, reason=type(error).__name__)
         return "database_down"
     except Exception as error:
-        # Neither the text of an exception nor its locals: either could hold un-noised numbers.
-        _log.error("attempt_failed", job=held.job_id, fence=held.fence, where=_where(error))
+        _log.error("attempt_failed", job=held.job_id, fence=held.fence, **log.place_of(error))
         return "internal"
     return None
 
@@ -250,11 +248,13 @@ def _run(work: _Work) -> None:
             if block.rounds == 0 and block.first == 1:
                 _end_empty(work)
                 return
+            group_clients = _group_clients(work, block)
+            if block.rounds and group_clients is None and not work.plan.public:
+                trainers.begin()
             state = state or _first_state(work, trainers)
             if block.rounds == 0:
                 _finish(work, trainers, state)
                 return
-            group_clients = _group_clients(work, block)
             for round_number in block:
                 state = _round(work, trainers, state, round_number, group_clients)
 
@@ -391,10 +391,3 @@ def _how_it_ended(job: Job) -> str:
         f"{job.rounds_published} of {job.rounds} rounds were published; rounds had to be repeated"
         " and the reservation had no room for more"
     )
-
-
-def _where(error: Exception) -> str:
-    """Kind of error and the lines it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
-    return f"{type(error).__name__} at {' < '.join(reversed(places))}"

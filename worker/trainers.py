@@ -6,7 +6,7 @@ are trained in a sandbox with the client store, or, where the owner obliges to
 `per_client_group`, in one sandbox for each group of people that holds their rows and no others',
 so that not even native code running inside TensorFlow could mix groups. Sums are integers and add
 up to the same bits either way. Nothing here may start a sandbox with people's data for a round
-nobody paid for: whoever calls `round` has charged it.
+nobody paid for: whoever calls `begin` or `round` has charged it.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class Trainers:
     _training: Trainer | None = None
     _opened: float = 0.0
 
+    def begin(self) -> None:
+        """Open the sandbox of rounds that are paid for, which prepares itself by the time."""
+        self._whole()
+
     def initial_weights(self) -> Weights:
         """First weights, from a sandbox without any data."""
         with ExitStack() as stack:
@@ -136,10 +140,15 @@ class Trainers:
             self.close()
         if self._training is None:
             self._opened = time.monotonic()
-            self._training = self._open(self._kept, self.store, None)
+            self._training = self._enter(self._kept, self.store, None)
+        # Another may have been opened since.
+        self.guard(self._training.kill)
         return self._training
 
     def _open(self, stack: ExitStack, people: Data, public: Path | None) -> Trainer:
-        trainer = stack.enter_context(self.open_trainer(self.task, people, public))
+        trainer = self._enter(stack, people, public)
         self.guard(trainer.kill)
         return trainer
+
+    def _enter(self, stack: ExitStack, people: Data, public: Path | None) -> Trainer:
+        return stack.enter_context(self.open_trainer(self.task, people, public))

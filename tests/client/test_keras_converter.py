@@ -310,10 +310,9 @@ def test_a_graph_keeps_its_wiring_and_the_order_of_weights() -> None:
 
     from worker.training.models import build_keras
 
-    rebuilt, order = build_keras(spec)
-    by_id = {id(w): w for w in rebuilt.trainable_weights}
-    for key, value in zip(order, model.get_weights(), strict=True):
-        by_id[key].assign(value)
+    rebuilt, variables = build_keras(spec)
+    for variable, value in zip(variables, model.get_weights(), strict=True):
+        variable.assign(value)
     x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
     np.testing.assert_allclose(rebuilt(x), model(x), rtol=1e-6)
 

@@ -77,9 +77,8 @@ def engine(job: TrainingTask, clients: RaggedStore) -> tuple[Any, list[np.ndarra
     from worker.training.federated import FederatedRound
 
     model = models.build(job)
-    shapes = [weight.shape for weight in model.weights]
     local = algorithm_of(job).local(job, model)
-    return FederatedRound(job, clients, local, shapes), model.weights
+    return FederatedRound(job, clients, local, model.shapes), models.first_weights(job)
 
 
 def real(job: TrainingTask, sums: list[np.ndarray]) -> np.ndarray:
@@ -123,9 +122,7 @@ def _one_client(
 
     from worker.training.models import build_keras
 
-    model, order = build_keras(job.model, logits_for=job.loss)
-    variables = {id(variable): variable for variable in model.trainable_weights}
-    mine = [variables[key] for key in order]
+    model, mine = build_keras(job.model, logits_for=job.loss)
     for variable, value in zip(mine, weights, strict=True):
         variable.assign(value)
     whole = job.algorithm == "dp_fedsgd"

@@ -153,16 +153,16 @@ def test_an_unknown_or_taken_job_is_not_taken(market: Market) -> None:
 def test_what_leaves_without_noise_comes_from_sandboxes_that_never_saw_a_person(
     market: Market,
 ) -> None:
-    """First weights from one without data, rounds from one with people, metrics from a third."""
+    """Rounds from one with people, first weights from one without data, metrics from a third."""
     job_id = submit(market)
     stable = Stable()
     run(market, job_id, stable)
 
     given = list(zip(stable.stores, stable.tests, strict=True))
     assert [(people is not None, public is not None) for people, public in given] == [
-        (False, False), (True, False), (False, True),
+        (True, False), (False, False), (False, True),
     ]  # fmt: skip
     did = [
         (trainer.gave_weights, bool(trainer.rounds), trainer.evaluated) for trainer in stable.made
     ]
-    assert did == [(True, False, False), (False, True, False), (False, False, True)]
+    assert did == [(False, True, False), (True, False, False), (False, False, True)]

@@ -201,7 +201,8 @@ def test_a_block_that_a_stopping_worker_abandons_has_not_failed(market: Market) 
 
     def endless(round_number: int) -> None:
         stop.append(round_number)
-        wait_until(lambda: stable.made[-1].killed, what="the kill", seconds=20)
+        training = next(m for m, people in zip(stable.made, stable.stores, strict=True) if people)
+        wait_until(lambda: training.killed, what="the kill", seconds=20)
         raise SandboxFailed(FailureCode.CRASHED)
 
     stable.before_round = endless

@@ -123,11 +123,10 @@ def test_one_that_keeps_or_asks_something_cannot_be_traced(
     monkeypatch.setattr(example, "SignStep", Keeping)
     task = small.task(small.LINEAR, trainer=SIGN)
     model = models.build(task)
-    shapes = [weight.shape for weight in model.weights]
     clients = small.store(tmp_path / "people", SIZES)
-    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
+    federated = FederatedRound(task, clients, custom.local(task, model, model.shapes), model.shapes)
     with pytest.raises(TypeError, match="without state"):
-        federated.sum_of(0, EVERYBODY, model.weights)
+        federated.sum_of(0, EVERYBODY, models.first_weights(task))
 
 
 @pytest.mark.tensorflow
@@ -151,11 +150,11 @@ def test_who_has_no_records_adds_nothing_whatever_the_trainer_makes_of_it(
     monkeypatch.setattr(example, "SignStep", Decaying)
     task = small.task(small.LINEAR, trainer=SIGN)
     model = models.build(task)
-    shapes = [weight.shape for weight in model.weights]
     clients = small.store(tmp_path / "people", SIZES)
-    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
+    federated = FederatedRound(task, clients, custom.local(task, model, model.shapes), model.shapes)
+    weights = models.first_weights(task)
     for client, size in enumerate(SIZES):
-        sums = federated.sum_of(0, np.array([client]), model.weights)
+        sums = federated.sum_of(0, np.array([client]), weights)
         assert any(part.any() for part in sums) == (size > 0)
 
 
@@ -180,11 +179,11 @@ def test_a_trainer_sees_no_rows_but_the_clients_own(
     monkeypatch.setattr(example, "SignStep", Centring)
     task = small.task(small.LINEAR, trainer=SIGN, clip_norm=1000.0)
     model = models.build(task)
-    shapes = [weight.shape for weight in model.weights]
     clients = small.store(tmp_path / "people", SIZES)
-    federated = FederatedRound(task, clients, custom.local(task, model, shapes), shapes)
-    each = [federated.sum_of(0, np.array([client]), model.weights) for client in EVERYBODY]
-    together = federated.sum_of(0, EVERYBODY, model.weights)
+    federated = FederatedRound(task, clients, custom.local(task, model, model.shapes), model.shapes)
+    weights = models.first_weights(task)
+    each = [federated.sum_of(0, np.array([client]), weights) for client in EVERYBODY]
+    together = federated.sum_of(0, EVERYBODY, weights)
     for place, part in enumerate(together):
         np.testing.assert_array_equal(part, sum(alone[place] for alone in each))
         assert part.any()

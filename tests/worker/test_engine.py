@@ -207,9 +207,10 @@ def test_the_public_test_set_is_measured(tmp_path: Path) -> None:
     job = engine.task(metrics=("accuracy", "mean_absolute_error"))
     clients = engine.store(tmp_path / "store", SIZES)
     model = models.build(job)
-    metrics = Evaluation(job, model, clients).metrics(model.weights)
+    weights = models.first_weights(job)
+    metrics = Evaluation(job, model, clients).metrics(weights)
     data = engine.rows(SIZES)
-    logits = data["features"] @ model.weights[0] + model.weights[1]
+    logits = data["features"] @ weights[0] + weights[1]
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     chances = exponentials / exponentials.sum(1, keepdims=True)
     labels = data["label"]
@@ -226,7 +227,7 @@ def test_metrics_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 
     job = engine.task()
     model = models.build(job)
-    weights = [np.full(w.shape, 3e38, np.float32) for w in model.weights]
+    weights = [np.full(shape, 3e38, np.float32) for shape in model.shapes]
     metrics = Evaluation(job, model, engine.store(tmp_path / "store", SIZES)).metrics(weights)
     assert "loss" not in metrics
     assert metrics["examples"] == sum(SIZES)

@@ -48,7 +48,7 @@ def measured(spec, few, many):
         rows = ClientRows(features, labels, tf.constant(0), tf.size(labels), tf.constant(0))
         return [tf.reduce_sum(part) for part in update(weights, rows)]
 
-    weights = [tf.constant(array) for array in model.weights]
+    weights = [tf.constant(array) for array in models.first_weights(task)]
     peaks = []
     for size in (few // 2, few, few, many):
         step(weights, tf.zeros([size, *spec["input"]["shape"]]), tf.zeros([size], tf.int32))

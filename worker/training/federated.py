@@ -81,10 +81,10 @@ class FederatedRound:
             weights: float32, Keras order.
             clip_norm: C of this round where it adapts; the task's otherwise.
         """
+        self.prepare()
         norm = tf.constant(clip_norm or self._task.clip_norm, tf.float64)
         tensors = [tf.constant(w, tf.float32) for w in weights]
         shards = _shards(cohort, self._store.sizes(cohort), self._task.shards)
-        self._prepare(tensors, norm)
 
         def run(shard: Indices) -> Sums:
             return _add_up(
@@ -94,16 +94,21 @@ class FederatedRound:
         partial = map(run, shards) if self._pool is None else self._pool.map(run, shards)
         return _add_up(self._sums, partial)
 
-    def _prepare(self, weights: Tensors, norm: Any) -> None:
-        """Let the graph be rewritten once, on nobody: shards that came at once would each do it."""
-        if not self._prepared:
-            if self._pool is not None:
-                self._pool.submit(_first_products)
-            features = self._store.column(self._task.features)[:0]
-            labels = self._store.column(self._task.label)[:0]
-            nobody = np.zeros(0, np.int32)
-            self._run(Slice(features, labels, np.zeros(1, np.int32), nobody), weights, norm)
-            self._prepared = True
+    def prepare(self) -> None:
+        """Trace the graph and let it be rewritten once, on nobody.
+
+        A round does it where it was not done: shards that came at once would each rewrite it.
+        """
+        if self._prepared:
+            return
+        if self._pool is not None:
+            self._pool.submit(_first_products)
+        features = self._store.column(self._task.features)[:0]
+        labels = self._store.column(self._task.label)[:0]
+        nobody = Slice(features, labels, np.zeros(1, np.int32), np.zeros(0, np.int32))
+        weights = [tf.zeros(shape) for shape in self._weights]
+        self._run(nobody, weights, tf.constant(self._task.clip_norm, tf.float64))
+        self._prepared = True
 
     def _cut(self, shard: Indices, round_number: int) -> Iterable[Slice]:
         return cohort_clients.slices(

@@ -30,37 +30,47 @@ class Model:
     """A built model as pure functions of its weights.
 
     Attributes:
-        weights: first weights, float32, in the order of the specification's layers.
+        shapes: of the weights, in the order of the specification's layers.
         loss: `(weights, features, labels, seed)` → loss of each example, float32 (batch,); dropout
             is on and draws from `seed` (int32 pair).
         metrics: `(weights, features, labels)` → per-example values in the order of `metric_names`.
     """
 
-    weights: list[np.ndarray[Any, np.dtype[np.float32]]]
+    shapes: list[tuple[int, ...]]
     loss: Callable[[Tensors, Any, Any, Any], Any]
     metrics: Callable[[Tensors, Any, Any], Tensors]
     metric_names: tuple[str, ...]
 
 
+def first_weights(task: TrainingTask) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    """First weights of the task's model, by its public seed; in the order of the layers."""
+    keras.utils.set_random_seed(task.initial_seed)
+    _, variables = build_keras(task.model)
+    return [np.asarray(variable.value, np.float32) for variable in variables]
+
+
 def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
-    """Build the task's model; weights follow from the task's public seed.
+    """Build the task's model as functions of weights that come from elsewhere.
 
     `scale` is the store's public factor for features, see `kit.ragged.Column`.
     """
-    keras.utils.set_random_seed(task.initial_seed)
-    model, weight_order = build_keras(task.model, logits_for=task.loss)
+    # Nothing is given a value: each first operation of a kind costs milliseconds.
+    with keras.StatelessScope(initialize_variables=False):
+        model, variables = build_keras(task.model, logits_for=task.loss)
     fused.take_over(model)
     pooling.take_over(model)
     # Keras sorts the weights of a graph by depth; the specification lists them by layer.
+    weight_order = [id(variable) for variable in variables]
     places = [weight_order.index(id(weight)) for weight in model.trainable_weights]
-    by_id = {id(weight): np.asarray(weight.value, np.float32) for weight in model.trainable_weights}
-    seeds = [tf.constant(v.value) for v in model.non_trainable_variables]
+    seeds = [tf.as_dtype(variable.dtype) for variable in model.non_trainable_variables]
 
     def predict(weights: Tensors, features: Any, seed: Any, *, training: bool) -> Any:
-        states = [_seed_state(seed, k, old.dtype) for k, old in enumerate(seeds)]
+        states = [_seed_state(seed, k, dtype) for k, dtype in enumerate(seeds)]
         inputs = _as_input(features, task.model, scale)
         ordered = [weights[place] for place in places]
-        outputs, _ = model.stateless_call(ordered, states, inputs, training=training)
+        # Keras would give every variable its value at the end of a scope that is not inside one.
+        with keras.StatelessScope(initialize_variables=False):
+            outputs, _ = model.stateless_call(ordered, states, inputs, training=training)
         return outputs
 
     def loss(weights: Tensors, features: Any, labels: Any, seed: Any) -> Any:
@@ -72,11 +82,11 @@ def build(task: TrainingTask, *, scale: float = 1.0) -> Model:
         outputs = predict(weights, features, tf.zeros(2, tf.int32), training=False)
         return [_metric(name, task, outputs, labels) for name in names]
 
-    return Model([by_id[key] for key in weight_order], loss, metrics, names)
+    return Model([tuple(variable.shape) for variable in variables], loss, metrics, names)
 
 
-def build_keras(spec: ModelSpec, *, logits_for: str = "") -> tuple[Any, list[int]]:
-    """The Keras model of a spec, and the ids of its weights in the order of the spec's layers.
+def build_keras(spec: ModelSpec, *, logits_for: str = "") -> tuple[Any, list[Any]]:
+    """The Keras model of a spec, and its weights in the order of the spec's layers.
 
     A final activation that the loss `logits_for` undoes is left out.
     """
@@ -90,8 +100,7 @@ def build_keras(spec: ModelSpec, *, logits_for: str = "") -> tuple[Any, list[int
             sources = [keras.ops.clip(source, 0, layer.input_dim - 1) for source in sources]
         return arguments, sources
 
-    model, weights = keras_converter.built(spec, safe)
-    return model, [id(weight) for weight in weights]
+    return keras_converter.built(spec, safe)
 
 
 def per_example_loss(loss: str, outputs: Any, labels: Any) -> Any:

@@ -55,6 +55,10 @@ def _converse(channel: Channel) -> None:
             _give_up(channel, _code_of(error, configured=session is not None))
             return
         channel.send(answer, arrays)
+        # Meanwhile first weights are made elsewhere. What fails here fails again in the round, to
+        # which alone it can be answered.
+        with contextlib.suppress(Exception):
+            session.prepare()
 
 
 def _configure(header: dict[str, Any]) -> Any:

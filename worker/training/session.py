@@ -46,11 +46,16 @@ class Session:
             Evaluation(self._task, self._model, opened["test"]) if "test" in opened else None
         )
 
+    def prepare(self) -> None:
+        """Do ahead what the first round would have to; it is computed on nobody's data."""
+        if self._round is not None:
+            self._round.prepare()
+
     def answer(self, header: dict[str, Any], arrays: list[np.ndarray[Any, Any]]) -> Answer:
         """Answer one command; LookupError for an unknown one."""
         match header["command"]:
             case "initial_weights":
-                return {"ok": True}, self._model.weights
+                return {"ok": True}, models.first_weights(self._task)
             case "round" if self._round is not None:
                 sums = self._round.sum_of(
                     header["round"], arrays[0], arrays[1:], clip_norm=header.get("clip_norm")
@@ -67,17 +72,12 @@ class Session:
             return client_totals(self._task, self._model)
         algorithm = algorithm_of(self._task)
         if self._task.trainer is not None:
-            return custom.local(self._task, self._model, [w.shape for w in self._model.weights])
+            return custom.local(self._task, self._model, self._model.shapes)
         return algorithm.local(self._task, self._model)
 
     def _training(self, store: RaggedStore) -> FederatedRound:
         """The rounds over a store of clients."""
-        return FederatedRound(
-            self._task,
-            store,
-            self._local(),
-            [weight.shape for weight in self._model.weights],
-        )
+        return FederatedRound(self._task, store, self._local(), self._model.shapes)
 
 
 def _store(described: dict[str, Any]) -> RaggedStore:

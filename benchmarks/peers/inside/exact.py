@@ -72,10 +72,11 @@ def in_double_precision(task: TrainingTask, given: Given, *, clip_norm: float | 
 
     keras.config.set_floatx("float64")
     try:
-        model, order = models.build_keras(task.model, logits_for=task.loss)
+        model, variables = models.build_keras(task.model, logits_for=task.loss)
     finally:
         keras.config.set_floatx("float32")
     states = [tf.constant(variable.value) for variable in model.non_trainable_variables]
+    order = [id(variable) for variable in variables]
     places = [order.index(id(weight)) for weight in model.trainable_weights]
     features, labels = given.features, given.labels
     # All engines hold the rate as a float32.
