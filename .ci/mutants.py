@@ -31,7 +31,8 @@ FOLDERS = {
 FILES = (
     "tests/conftest.py", "tests/client/forgeries.py",
     "tests/client/test_apart.py", "tests/client/test_questioned.py", "tests/client/test_rdp.py",
-    "tests/client/test_rules.py", "tests/client/test_tampered.py", "tests/client/test_unproven.py",
+    "tests/client/test_rdp_exact.py", "tests/client/test_rules.py",
+    "tests/client/test_tampered.py", "tests/client/test_unproven.py",
     "tests/client/test_verify.py",
 )  # fmt: skip
 KILLED, SURVIVED, UNTESTED = {1, 3}, {0}, {5, 33}
