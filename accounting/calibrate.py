@@ -67,17 +67,12 @@ def most_rounds(account: Account, plan: TrainingPlan, *, quota: Shares = None) -
     """
     if not plan.mechanism.whole:
         return max_rounds(account, plan.mechanism, quota=quota)
-    least = plan.bands or 1
 
-    def quick(step: int) -> bool:
-        return _quick(account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step))
+    # Bisection looks for the least true value, so the rounds are counted down.
+    def fewer(step: int) -> TrainingPlan:
+        return plan.changed(rounds=MAX_ROUNDS - step)
 
-    def proven(step: int) -> bool:
-        return 0 <= step <= MAX_ROUNDS - least and _proven(
-            account, quota, lambda: plan.changed(rounds=MAX_ROUNDS - step)
-        )
-
-    found = _least(quick, proven, 0, MAX_ROUNDS - least)
+    found = _searched(account, quota, fewer, 0, MAX_ROUNDS - (plan.bands or 1))
     return 0 if found is None else MAX_ROUNDS - found
 
 
@@ -108,21 +103,14 @@ def min_noise(
     Returns:
         The noise multiplier, or None when no allowed noise is enough.
     """
-    low = max(1, -(-round(least * 10**9) // (10**9 // NOISE_STEPS_PER_UNIT)))
+    low = -(-round(least * 10**9) // (10**9 // NOISE_STEPS_PER_UNIT))
     ceiling = MAX_NOISE
     if plan.clip_count_noise is not None:
         ceiling = min(ceiling, 2.0 * plan.clip_count_noise)
     high = int(ceiling * NOISE_STEPS_PER_UNIT)
     if plan.clip_count_noise is not None:
         high -= 1
-
-    def quick(step: int) -> bool:
-        return _quick(account, quota, lambda: _at_noise(plan, step))
-
-    def proven(step: int) -> bool:
-        return low <= step <= high and _proven(account, quota, lambda: _at_noise(plan, step))
-
-    found = _least(quick, proven, low, high)
+    found = _searched(account, quota, lambda step: _at_noise(plan, step), low, high)
     return None if found is None else found / NOISE_STEPS_PER_UNIT
 
 
@@ -137,15 +125,10 @@ def max_cohort(account: Account, plan: TrainingPlan, *, quota: Shares = None) ->
     clients = plan.population_clients
 
     # Bisection looks for the least true value, so the cohort is counted down from N.
-    def quick(step: int) -> bool:
-        return _quick(account, quota, lambda: plan.changed(clients_per_round=clients - step))
+    def smaller(step: int) -> TrainingPlan:
+        return plan.changed(clients_per_round=clients - step)
 
-    def proven(step: int) -> bool:
-        return 0 <= step < clients and _proven(
-            account, quota, lambda: plan.changed(clients_per_round=clients - step)
-        )
-
-    found = _least(quick, proven, 0, clients - _least_cohort(plan))
+    found = _searched(account, quota, smaller, 0, clients - _least_cohort(plan))
     return None if found is None else clients - found
 
 
@@ -158,6 +141,18 @@ def _least_cohort(plan: TrainingPlan) -> int:
 
 def _at_noise(plan: TrainingPlan, step: int) -> TrainingPlan:
     return plan.changed(noise_multiplier=step / NOISE_STEPS_PER_UNIT)
+
+
+def _searched(
+    account: Account, quota: Shares, make: Callable[[int], TrainingPlan], low: int, high: int
+) -> int | None:
+    """Least step from `low` to `high` whose plan is admitted, that of the one before being not."""
+    return _least(
+        lambda step: _quick(account, quota, lambda: make(step)),
+        lambda step: low <= step <= high and _proven(account, quota, lambda: make(step)),
+        low,
+        high,
+    )
 
 
 def _least(

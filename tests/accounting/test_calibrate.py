@@ -140,6 +140,8 @@ def test_room_for_everything_is_answered_by_the_bounds_of_a_plan() -> None:
     assert calibrate.most_rounds(ENDLESS, tree) == MAX_ROUNDS
     quiet = TrainingPlan(10, 10, 1, 10_000.0, sampling="none")
     assert max_rounds(ENDLESS, quiet.mechanism) == MAX_ROUNDS
+    free = TrainingPlan(1000, 1, 1, 1.0, release="evaluation", public=True)
+    assert max_rounds(budget(1.0, 1e-6), free.mechanism) == MAX_ROUNDS
     banded = TrainingPlan(1000, 10, 50, 4.0, algorithm="dp_ftrl", bands=5)
     assert max_cohort(ENDLESS, banded) == 1000 // 5, "a round takes its clients from one group"
     assert min_noise(ENDLESS, banded, least=0.0) == MIN_NOISE
