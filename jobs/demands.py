@@ -27,6 +27,18 @@ def waiting_for(session: Session, job: Job) -> list[dict[str, Any]]:
     ]
 
 
+def decided(session: Session, job: Job) -> list[dict[str, Any]]:
+    """What people said, the first one first; nothing of who they are but their role."""
+    if not json.loads(job.approvals):
+        return []
+    query = (
+        sa.select(_APPROVAL.c.approver_role.label("role"), _APPROVAL.c.decision, _APPROVAL.c.note)
+        .where(_APPROVAL.c.job_id == job.id)
+        .order_by(_APPROVAL.c.at, _APPROVAL.c.approver_id)
+    )
+    return [dict(row) for row in session.execute(query).mappings()]
+
+
 def _approved_by_role(session: Session, job_id: str) -> Counter[str]:
     """How many people of each role agreed."""
     query = (

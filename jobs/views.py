@@ -52,6 +52,7 @@ def job_view(session: Session, job: Job) -> JobView:
         approve_before=rfc3339(from_micros(job.approve_before))
         if waiting and job.approve_before is not None
         else None,
+        decided=demands.decided(session, job),
         request=request,
         metrics=_metrics(session, job.id) if outputs.metrics_shown(session, job) else None,
     )

@@ -263,6 +263,7 @@ class Job:
         return {
             "status": view.status,
             **_waiting_for(view),
+            **_said(view),
             "rounds": f"{view.rounds_published} published, {view.rounds_charged} charged, "
             f"{view.rounds} asked",
             "ε if all rounds run": view.epsilon,
@@ -304,6 +305,12 @@ def _waiting_for(view: JobView) -> dict[str, str]:
         return {}
     missing = ", ".join(f"{one.missing} {one.role}" for one in view.waiting_for)
     return {"waits for": f"{missing} to approve until {view.approve_before}"}
+
+
+def _said(view: JobView) -> dict[str, str]:
+    """What people answered whose approval the job needed."""
+    words = [f"{one.role}: {one.decision}, {one.note}".rstrip(", ") for one in view.decided]
+    return {"said of it": "; ".join(words)} if words else {}
 
 
 class _Progress:

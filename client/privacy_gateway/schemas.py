@@ -316,11 +316,19 @@ class Missing(View):
     missing: int
 
 
+class Decided(View):
+    """What one person, of that role, said of a job that waited for approval, and why."""
+
+    role: str
+    decision: Literal["approve", "reject"]
+    note: str
+
+
 class JobView(View):
     """A job as its researcher sees it; nothing here depends on raw data.
 
     While it awaits approval, `waiting_for` says whose is missing, and `approve_before` until when
-    it can be given; then they are empty and null.
+    it can be given; then they are empty and null. `decided` is what was said, with the notes.
 
     An evaluation on public test records draws nobody and adds no noise: `clients_per_round` and
     `noise_multiplier` are null there, whatever its request says.
@@ -343,6 +351,7 @@ class JobView(View):
     failure: str | None = None
     waiting_for: list[Missing] = []
     approve_before: str | None = None
+    decided: list[Decided] = []
     request: dict[str, Any]
     metrics: dict[str, float] | None = None
 

@@ -25,7 +25,7 @@ class NewToken(Strict):
 
 
 class Approval(Strict):
-    """Body of `POST /v1/jobs/{id}/approvals`."""
+    """Body of `POST /v1/jobs/{id}/approvals`; whoever sees the job reads the note."""
 
     decision: Literal["approve", "reject"]
     note: Annotated[str, Field(max_length=2000)] = ""

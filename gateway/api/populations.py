@@ -21,6 +21,7 @@ from jobs import projects, second_person
 from jobs.principal import Principal
 from kit.clock import from_micros, rfc3339
 from privacy_gateway import gdp
+from privacy_gateway.errors import invalid
 from privacy_gateway.rdp import NANO
 from privacy_gateway.schemas import (
     Grant,
@@ -89,6 +90,8 @@ def budget(
     at: Annotated[Moment | None, Query(description="RFC 3339 time in the past")] = None,
 ) -> BudgetView:
     """The odometer, now or at an earlier moment; a researcher sees only their own quota."""
+    if at is not None and at > services.clock():
+        raise invalid("at", "is in the future; leave it out for the present")
     with services.database.read() as session:
         scope.population(session, caller, population_id)
         found = ledger.odometer(session, population_id, at=at)

@@ -240,6 +240,14 @@ def test_the_past_knows_the_shares_of_that_time(gateway: Gateway) -> None:
     assert mine["project_quotas"] == then["project_quotas"]
 
 
+def test_the_future_is_not_told(gateway: Gateway) -> None:
+    clinic = opened(gateway)
+    path = f"/v1/populations/{clinic.population}/budget?at=2100-01-01T00:00:00Z"
+    problem = gateway.refused("owner", "GET", path)
+    assert problem["code"] == "invalid_request"
+    assert [fault["field"] for fault in problem["errors"]] == ["at"]
+
+
 def guarded(house: Gateway) -> str:
     house.add("second", "owner")
     return open_population(house, second_person=True)

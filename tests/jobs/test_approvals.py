@@ -76,9 +76,23 @@ def test_a_rejected_job_gives_its_reservation_back(market: Market) -> None:
     market.activate(markets.policy(approved=10))
     before = market.balance()
     outcome = submit(market)
-    view = approvals.decide(market.services, OWNER, outcome.job.id, Approval(decision="reject"))
+    no = Approval(decision="reject", note="ask for fewer rounds")
+    view = approvals.decide(market.services, OWNER, outcome.job.id, no)
     assert view.status == "denied"
     assert market.balance().reserved == before.reserved
+
+
+def test_a_researcher_reads_what_was_said_of_her_job_and_not_by_whom(market: Market) -> None:
+    market.activate(markets.policy(approved=10))
+    job_id = submit(market).job.id
+    no = Approval(decision="reject", note="ask for fewer rounds")
+    approvals.decide(market.services, OWNER, job_id, no)
+    with market.database.read() as session:
+        view = views.get_job(session, RESEARCHER, job_id)
+    assert [one.model_dump() for one in view.decided] == [
+        {"role": "owner", "decision": "reject", "note": "ask for fewer rounds"}
+    ]
+    assert OWNER.id not in view.model_dump_json()
 
 
 def test_only_those_who_are_asked_approve_and_only_in_time(small_market: Market) -> None:

@@ -113,7 +113,7 @@ class Word(StrEnum):
 def decide(
     job: JobId,
     word: Annotated[Word, typer.Argument(help="What you say; a rejected job is denied for good.")],
-    note: Annotated[str, typer.Option(help="For the record.")] = "",
+    note: Annotated[str, typer.Option(help="Why; whoever sees the job reads it.")] = "",
     form: Format = Form.table,
 ) -> None:
     """Agree, or not, to a job that the policy lets run only with people's consent."""
