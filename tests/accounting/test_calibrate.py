@@ -130,6 +130,8 @@ def test_a_budget_for_one_job_alone_has_that_job_as_its_answer() -> None:
     assert min_noise(exactly(loudest), loudest) == 0.1999, "below twice σ_b"
     everybody = TrainingPlan(11, 11, 1, 1.0, clip_norm=None)
     assert max_cohort(exactly(everybody), everybody) == 11
+    alone = TrainingPlan(1000, 1, 100, 1.0)
+    assert max_cohort(exactly(alone), alone) == 1
     rare = TrainingPlan(10**9, 1, 1, 1.0)
     assert min(price(rare.mechanism).per_round) == 1
     assert max_cohort(Account((1,) * 16), rare) is not None
