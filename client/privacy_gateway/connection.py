@@ -7,6 +7,7 @@ carry an idempotency key. A token must never appear in a message, a repr or a lo
 from __future__ import annotations
 
 import json
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 ANSWER_BYTES = 64 << 20
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+# Whom a connection without TLS trusts.
+_NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _PROBLEM_MEMBERS = frozenset({"type", "title", "status", "detail", "code", "errors", "instance"})
 
 
@@ -59,6 +62,8 @@ class Connection:
             timeout=timeout_seconds,
             transport=transport,
             trust_env=trust_env,
+            # Reading whom to trust takes longer than a request.
+            verify=True if trust_env or self.url.startswith("https") else _NOBODY,
         )
 
     def __repr__(self) -> str:
