@@ -24,6 +24,7 @@ MAX_EPSILON_NANO: Final = 10**13
 MAX_ROUNDS: Final = 10**6
 
 _ZERO: Final = (0,) * len(rdp.ORDERS)
+_INTEGERS: Final = {int}
 _ORDER_NAMES: Final = [f"{order:g}" for order in rdp.ORDERS]
 
 
@@ -320,10 +321,11 @@ class Population:
         epsilon_nano = stated["epsilon_nano"]
         if epsilon_nano != self.epsilon_nano or type(epsilon_nano) is not int:
             yield _unfounded("epsilon_nano")
-        if tuple(stated["charged"]) != self.charged:
-            yield _unfounded("charged")
-        if tuple(stated["reserved"]) != self.reserved:
-            yield _unfounded("reserved")
+        for name, derived in (("charged", self.charged), ("reserved", self.reserved)):
+            said = stated[name]
+            # To Python, false equals 0.
+            if tuple(said) != derived or not _INTEGERS.issuperset(map(type, said)):
+                yield _unfounded(name)
         if stated["frozen"] is not self.frozen:
             yield _unfounded("frozen")
         if min(self.reserved) < 0:

@@ -193,6 +193,8 @@ FORGED: list[tuple[Callable[[], Writer], int, Forge, str, str]] = [
     (trained, 4, within("balance", epsilon_nano=EIGHT + 1), "balance", "stated epsilon_nano "),
     (trained, 4, within("balance", charged=ELSE["charged"]), "balance", "stated charged does"),
     (trained, 4, within("balance", reserved=ELSE["reserved"]), "balance", "stated reserved does"),
+    (trained, 3, within("balance", charged=[False] * 16), "balance", "stated charged does"),
+    (trained, 12, within("balance", reserved=[False] * 16), "balance", "stated reserved does"),
     (trained, 4, within("balance", frozen=True), "balance", "stated frozen does"),
     (trained, 4, within("balance", frozen=0), "balance", "stated frozen does"),
 ]
