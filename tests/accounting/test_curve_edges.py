@@ -55,6 +55,7 @@ def test_a_total_fits_64_bits_or_is_refused() -> None:
         (1e6, 1e6 + 0.9, 1, True),
         (1e6, 1e6 + 1.1, 1, False),
         (0.0, 0.9e-13, 1, True),
+        (0.0, 1.000001000001e-13, 1, True),
         (0.0, 1.1e-13, 1, False),
         (1e-13, 8.9e-13, 8, True),
         (1e-13, 9.3e-13, 8, False),

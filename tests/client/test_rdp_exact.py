@@ -77,6 +77,7 @@ def test_the_curve_of_every_kind_is_that_of_its_event() -> None:
         (BANDED, {"steps": 2.0}, "^steps must be"),
         (BANDED, {"bands": None}, "^bands must be"),
         (BANDED, {"bands": 11}, r"^the sampling rate 1\.1 is"),
+        (POISSON, {"clients": 10**400}, r"^the sampling rate 0\.0 is"),
         (POISSON, {"clients": True}, "^clients must be"),
         (POISSON, {"clients_per_round": 0}, "^clients_per_round must be"),
         (FIXED, {"clients_per_round": 101}, r"^the sampling rate 1\.01 is"),
