@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from privacy_gateway import rdp
 from tests.accounting.support import (
     NOW,
     balance,
+    charge,
     job_price,
     open_population,
     refusal_of,
@@ -96,3 +98,30 @@ def test_a_share_too_small_for_any_job_is_told_with_its_holder(
     assert refusal is not None
     assert refusal.code == "quota_exceeded"
     assert refusal.facts == {kind: holder, "epsilon": 0.1, "epsilon_spent": 0.0}
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda session: reserve(session, "job_2", rounds=10, project="study"),
+        lambda session: charge(session, "job_1"),
+        lambda session: _set(session, 3.0, holder="usr_r"),
+    ],
+    ids=["reserve", "charge", "set"],
+)
+def test_a_budget_is_read_once_for_itself_and_its_shares(
+    sqlite_database: Database, act: Callable[[Any], object]
+) -> None:
+    """Whoever waits for the budget's lock waits for every further question too."""
+    asked: list[str] = []
+    with sqlite_database.unit_of_work() as session:
+        open_population(session)
+        _set(session, 2.0, holder="usr_r")
+        _set(session, 2.0, "project", "study")
+        reserve(session, "job_1", rounds=10, project="study")
+        driver: Any = session.connection().connection.driver_connection
+        driver.set_trace_callback(asked.append)
+        act(session)
+        driver.set_trace_callback(None)
+    reads = [text for text in asked if text.startswith("SELECT")]
+    assert sum("FROM population" in text for text in reads) == 1 < len(reads)
