@@ -67,21 +67,17 @@ def build(extensions: bool = True) -> typer.Typer:
 
 def run() -> None:
     """Read the command line and do what it says."""
-    own = build(extensions=False)
     with explained():
-        # Other distributions take seconds to import; a command of our own need not wait for them.
-        (own if _named(sys.argv[1:]) in _commands(own) else build())()
+        # Other distributions take seconds to import, and typer looks at every option of every
+        # command: a command of our own need wait for neither.
+        (_alone(build(extensions=False), next(iter(sys.argv[1:]), "")) or build())()
 
 
-def _named(arguments: list[str]) -> str | None:
-    """The command on a command line."""
-    return next((argument for argument in arguments if not argument.startswith("-")), None)
-
-
-def _commands(app: typer.Typer) -> frozenset[str | None]:
-    """Names of an app's commands and groups."""
-    groups = {str(group.name) for group in app.registered_groups}
-    return frozenset(groups | {command.name for command in app.registered_commands})
+def _alone(app: typer.Typer, name: str) -> typer.Typer | None:
+    """An app without all but one of its commands or groups; None when it has none of that name."""
+    app.registered_groups = [group for group in app.registered_groups if group.name == name]
+    app.registered_commands = [one for one in app.registered_commands if one.name == name]
+    return app if app.registered_groups or app.registered_commands else None
 
 
 def _extend(app: typer.Typer, entry: EntryPoint) -> None:
