@@ -153,6 +153,8 @@ class Judge:
 
     def demand_clean(self, tests: list[pytest.Item], session: pytest.Session) -> None:
         """End everything when a test fails that should not."""
+        if not tests:
+            return
         code, name = self.forked(NOBODY, tests, session)
         if code != PASSED:
             pytest.exit(f"{name or code}: fails without any mutant", returncode=BROKEN)
