@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice, pairwise, product
 from typing import Any, get_args
 
@@ -66,13 +67,19 @@ def floor_of(*, minimum_clients_per_round: int, minimum_noise_multiplier: float)
     return refuses
 
 
-def must_deny(source: str) -> Iterator[Probe]:
+# A text is examined as a draft, tried, activated: its questions are made once.
+@lru_cache(maxsize=8)
+def must_deny(source: str) -> tuple[Probe, ...]:
     """Jobs that must be denied by the policy or refused by the floors.
 
     They are asked at an ordinary moment and at those the policy mentions, by somebody who has every
     role, from each organisation and for each project it mentions: a probe is not to be denied for
     coming too early or from nowhere.
     """
+    return tuple(_must_deny(source))
+
+
+def _must_deny(source: str) -> Iterator[Probe]:
     occasions = list(product(moments(source), purposes(source)))[:MOST_OCCASIONS]
     for (moment, purpose), caller in islice(product(occasions, callers(source)), MOST_ASKED):
         base = caller.asking(_document(purpose, moment))
@@ -89,8 +96,13 @@ def must_deny(source: str) -> Iterator[Probe]:
         yield Probe("unknown_purpose", _question(base))
 
 
-def samples(source: str) -> Iterator[Probe]:
+@lru_cache(maxsize=8)
+def samples(source: str) -> tuple[Probe, ...]:
     """Ordinary jobs, cheap and dear: all engines must decide them, and alike."""
+    return tuple(_samples(source))
+
+
+def _samples(source: str) -> Iterator[Probe]:
     tried = purposes(source)[:MOST_SAMPLED]
     choices = product(tried, (1, 20, 500), (0.5, 1.1), (10, 300))
     for purpose, rounds, noise, cohort in choices:

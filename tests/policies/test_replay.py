@@ -37,7 +37,7 @@ def _asked(database: Database, engine: EmbeddedEngine | OpaEngine) -> Revision:
             author_id="usr_owner",
             now=NOW,
         )
-        for probe in list(samples(SOURCE))[:24]:
+        for probe in samples(SOURCE)[:24]:
             made = ask(engine, revision, probe.question, deadline_seconds=20)
             revisions.record(
                 session, made, job_id=None, subject_id="usr", now=NOW, dataset_id="ds_1"
@@ -165,7 +165,7 @@ def test_an_answer_in_a_batch_is_the_answer_alone(embedded: EmbeddedEngine) -> N
 
 def test_a_broken_question_in_a_batch_harms_no_other(embedded: EmbeddedEngine) -> None:
     revision = Revision.of_text(SOURCE, TESTS)
-    good = next(samples(SOURCE)).question.canonical
+    good = samples(SOURCE)[0].question.canonical
     answers = embedded.evaluate_many(revision, [good, b"{", good], 20.0)
     assert [answer.fault is None for answer in answers] == [True, False, True]
     assert answers[0] == answers[2] == embedded.evaluate(revision, good, 20.0)
