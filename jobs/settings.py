@@ -20,6 +20,7 @@ from privacy_gateway.errors import FieldError, Refused
 from privacy_gateway.faults import refusal_of
 
 PREFIX = "PRIVACY_GATEWAY_"
+SQLITE_FILE = "gateway.sqlite3"
 
 _TRAINER = r"[A-Za-z0-9_.-]{1,100}=[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 TRAINERS = rf"^({_TRAINER}(,{_TRAINER})*)?$"
@@ -142,7 +143,11 @@ class Settings(BaseSettings):
 
     def database(self) -> str:
         """The database URL in force: the configured one, else SQLite below `state_dir`."""
-        return self.database_url or f"sqlite:///{self.state_dir / 'gateway.sqlite3'}"
+        return self.database_url or f"sqlite:///{self.state_dir / SQLITE_FILE}"
+
+    def has_database(self) -> bool:
+        """Whether there is an SQLite file below `state_dir`."""
+        return (self.state_dir / SQLITE_FILE).exists()
 
     def trainer(self, name: str) -> str | None:
         """Where an installed trainer is, `module:Class`; None for one that is not installed."""

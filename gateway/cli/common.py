@@ -51,18 +51,28 @@ def explained() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def open_database(settings: GatewaySettings) -> Iterator[Database]:
+def open_database(settings: GatewaySettings, *, create: bool = False) -> Iterator[Database]:
     """The configured database, closed at the end.
 
+    Args:
+        settings: where it is.
+        create: begin an empty one in the state directory where there is none; else a mistyped
+            directory is refused and not made.
+
     Raises:
-        Refused: `invalid_request` for an address that is none of SQLite or PostgreSQL;
-            `unavailable` for a database that does not answer.
+        Refused: `unavailable` for a state directory without a database, unless it may be made, and
+            for a database that does not answer; `invalid_request` for an address that is none of
+            SQLite or PostgreSQL.
     """
     from sqlalchemy.exc import ArgumentError, OperationalError
 
     from kit.db import Database
 
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if create:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif not (settings.database_url or settings.has_database()):
+        detail = f"there is no database in {settings.state_dir}; check --state, or run "
+        raise Refused("unavailable", f"{detail}`privacy-gateway migrate`")
     try:
         database = Database(settings.database())
     except (ArgumentError, ImportError) as error:

@@ -148,6 +148,8 @@ def _witness(settings: GatewaySettings) -> str:
     from jobs.notary import require_not_rolled_back
 
     path = settings.witness()
+    if not (settings.database_url or settings.has_database()):
+        raise _Remark("nothing to compare yet")
     try:
         with open_database(settings) as database:
             if not sa.inspect(database.engine).has_table("log_checkpoint"):

@@ -37,7 +37,7 @@ def migrate(
 
     with explained():
         settings = load_settings(state)
-        with open_database(settings) as database:
+        with open_database(settings, create=True) as database:
             if check:
                 schema.require_current(database)
             else:

@@ -33,7 +33,7 @@ def up(
             typer.echo(f"admin {first.email}")
             if first.generated:
                 typer.echo(f"password {first.password}  (shown this once)")
-        with open_database(settings) as database:
+        with open_database(settings, create=True) as database:
             require_not_rolled_back(database, settings)
         code = supervisor.run(settings, announce=lambda url: typer.echo(f"ready {url}"))
     raise typer.Exit(code)

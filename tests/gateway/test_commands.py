@@ -107,10 +107,25 @@ def test_a_database_that_is_not_there_is_told_without_a_stack_trace(
     assert words in told.stderr
 
 
-def test_accounts_of_a_directory_without_a_gateway_are_none(run: Run) -> None:
-    for command in (("user", "list"), ("token", "--email", "ada@example.org")):
-        told = run(*command)
-        assert (told.exit_code, "privacy-gateway migrate" in told.stderr) == (6, True)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["user", "list"],
+        ["user", "password", "--email", "ann@example.org"],
+        ["token", "--email", "ann@example.org"],
+        ["backup", "copy"],
+        ["doctor", "--no-worker"],
+        ["serve"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_state_directory_is_named_and_not_made(
+    run: Run, words: list[str], tmp_path: Path
+) -> None:
+    said = run(*words)
+    assert said.exit_code == (1 if words[0] == "doctor" else 6)
+    assert str(tmp_path / "state") in said.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_account_is_closed_opened_and_given_another_password(run: Run) -> None:
