@@ -61,10 +61,18 @@ class FakeTrainer:
 
 
 class Stable:
-    """Makes trainers and remembers them, and which data each was given."""
+    """Makes trainers and remembers them, and which data each was given.
 
-    def __init__(self, before_round: Callable[[int], None] = lambda _: None) -> None:
+    `before_opening` is called before one is given people's data, and may raise.
+    """
+
+    def __init__(
+        self,
+        before_round: Callable[[int], None] = lambda _: None,
+        before_opening: Callable[[], None] = lambda: None,
+    ) -> None:
         self.before_round = before_round
+        self.before_opening = before_opening
         self.made: list[FakeTrainer] = []
         self.stores: list[Data] = []
         self.tests: list[Path | None] = []
@@ -74,6 +82,8 @@ class Stable:
         self, task: TrainingTask, store: Data, test_store: Path | None
     ) -> Iterator[FakeTrainer]:
         """Open one, as the coordinator does."""
+        if store is not None:
+            self.before_opening()
         trainer = FakeTrainer(task, self.before_round)
         self.made.append(trainer)
         self.stores.append(store)

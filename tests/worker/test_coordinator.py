@@ -64,14 +64,18 @@ def test_every_opening_of_data_has_a_committed_charge_before_it(market: Market) 
     job_id = submit(market)
     seen: list[tuple[int, int]] = []
 
-    def committed(round_number: int) -> None:
+    def paid() -> int:
         # A connection of its own sees committed entries only.
-        paid = sum(entry.rounds for entry in market.entries("charge"))
-        seen.append((round_number, paid))
+        return sum(entry.rounds for entry in market.entries("charge"))
 
-    run(market, job_id, Stable(committed))
-    assert [number for number, _ in seen] == list(range(1, 13))
-    assert all(paid >= number for number, paid in seen)
+    stable = Stable(
+        before_round=lambda number: seen.append((number, paid())),
+        before_opening=lambda: seen.append((0, paid())),
+    )
+    run(market, job_id, stable)
+    # The sandbox is opened ahead of its first round, and only once that is paid.
+    assert [number for number, _ in seen] == list(range(13))
+    assert all(charged >= max(number, 1) for number, charged in seen)
 
 
 def test_charges_carry_decision_dataset_and_versions(market: Market) -> None:
