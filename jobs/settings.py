@@ -146,8 +146,8 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.state_dir / SQLITE_FILE}"
 
     def has_database(self) -> bool:
-        """Whether there is an SQLite file below `state_dir`."""
-        return (self.state_dir / SQLITE_FILE).exists()
+        """Whether one is configured, or there is an SQLite file below `state_dir`."""
+        return bool(self.database_url) or (self.state_dir / SQLITE_FILE).exists()
 
     def trainer(self, name: str) -> str | None:
         """Where an installed trainer is, `module:Class`; None for one that is not installed."""

@@ -70,7 +70,7 @@ def get(name: str) -> Any:
 
 
 def place_of(error: BaseException) -> dict[str, object]:
-    """Kind and place of an exception; its text and locals could hold a token or a record."""
+    """Kind and place of an exception; its text and locals may hold secrets or records."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     places = [f"{PurePath(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return {"kind": type(error).__name__, "where": places}

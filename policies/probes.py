@@ -67,8 +67,9 @@ def floor_of(*, minimum_clients_per_round: int, minimum_noise_multiplier: float)
     return refuses
 
 
-# A text is examined as a draft, tried, activated: its questions are made once.
-@lru_cache(maxsize=8)
+# A text is examined as a draft, tried, activated: its questions are made once. Two texts are
+# compared at most, and those of one may take ten megabytes.
+@lru_cache(maxsize=2)
 def must_deny(source: str) -> tuple[Probe, ...]:
     """Jobs that must be denied by the policy or refused by the floors.
 
@@ -96,7 +97,7 @@ def _must_deny(source: str) -> Iterator[Probe]:
         yield Probe("unknown_purpose", _question(base))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def samples(source: str) -> tuple[Probe, ...]:
     """Ordinary jobs, cheap and dear: all engines must decide them, and alike."""
     return tuple(_samples(source))

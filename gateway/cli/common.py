@@ -70,7 +70,7 @@ def open_database(settings: GatewaySettings, *, create: bool = False) -> Iterato
 
     if create:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    elif not (settings.database_url or settings.has_database()):
+    elif not settings.has_database():
         detail = f"there is no database in {settings.state_dir}; check --state, or run "
         raise Refused("unavailable", f"{detail}`privacy-gateway migrate`")
     try:

@@ -148,7 +148,7 @@ def _witness(settings: GatewaySettings) -> str:
     from jobs.notary import require_not_rolled_back
 
     path = settings.witness()
-    if not (settings.database_url or settings.has_database()):
+    if not settings.has_database():
         raise _Remark("nothing to compare yet")
     try:
         with open_database(settings) as database:
