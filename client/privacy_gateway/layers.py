@@ -295,10 +295,10 @@ class LSTM(_Recurrent):
     """Long short-term memory."""
 
     gates: ClassVar[int] = 4
-    # Of `worker.training.fused`: 7 states of the kernel; 5 factors of the slopes of gates and cell,
-    # the cells' states moved by a step, and 4 slopes side by side; in its loop there are fewer. One
-    # more for what an allocator keeps: up to 17.1 were measured.
-    held: ClassVar[int] = 18
+    # Of `worker.training.fused`: 7 states of the kernel, the cells' states moved by a step, and 4
+    # slopes twice while the list of steps becomes one array. Three more for what an allocator keeps
+    # and huge pages round up: up to 17.3 were measured.
+    held: ClassVar[int] = 19
     type: Literal["LSTM"] = "LSTM"
 
 

@@ -29,15 +29,15 @@ def test_nothing_heavy_is_imported(use: str) -> None:
     assert run(code) == "[]"
 
 
-def test_importing_takes_far_less_than_a_second() -> None:
+def test_importing_is_quick() -> None:
     # CPU time of the import, so that a busy machine cannot fail the test.
     code = (
         "from time import process_time as now; a = now(); import privacy_gateway as pg; b = now();"
         "pg.login; c = now(); print(b - a, c - a)"
     )
     alone, with_login = (float(text) for text in run(code).split())
-    assert alone < 0.1
-    assert with_login < 1.0
+    assert alone < 0.1  # 0.004 measured
+    assert with_login < 2.0  # 0.4 measured
 
 
 def test_unknown_names_are_named() -> None:

@@ -2,8 +2,8 @@
 
 Keras' own layer runs a graph of some forty operations for every time step, and as many again for
 its gradient, each of which moves arrays that fit a cache in and out of a loop. Here all steps
-forward are one operation; backward, only what depends on the step after it stays in a loop, and
-the gradients of all weights are one matrix product each over all steps.
+forward are one operation; backward, a loop holds a step's few operations, and the gradients of all
+weights are one matrix product over all steps.
 
 The same function as Keras', rounding aside. It must never be taken where an argument differs from
 the layer's defaults; the allow-list offers none.
@@ -58,12 +58,9 @@ def lstm(sequence: Any, kernel: Any, recurrent: Any, bias: Any, *, whole: bool) 
             signals = _backward(states, recurrent, upstream, whole=whole)
             flat = tf.reshape(signals, [-1, signals.shape[-1]])
             inputs = tf.matmul(flat, kernel, transpose_b=True)
-            hidden = _shifted(states.h)
             return [
                 tf.transpose(tf.reshape(inputs, tf.shape(steps)), [1, 0, 2]),
-                tf.matmul(tf.reshape(steps, [-1, steps.shape[-1]]), flat, transpose_a=True),
-                tf.matmul(tf.reshape(hidden, [-1, hidden.shape[-1]]), flat, transpose_a=True),
-                tf.reduce_sum(flat, 0),
+                *_of_weights(steps, states.h, flat),
             ]
 
         return tf.transpose(states.h, [1, 0, 2]) if whole else states.h[-1], gradient
@@ -93,22 +90,25 @@ def _forward(steps: Any, kernel: Any, recurrent: Any, bias: Any) -> Any:
 
 def _backward(states: Any, recurrent: Any, upstream: Any, *, whole: bool) -> Any:
     """Gradients of the gates before their activation, (steps, batch, 4·units)."""
-    i, f, o, ci, co = states.i, states.f, states.o, states.ci, states.co
     count, units = states.h.shape[0], states.h.shape[-1]
-    # What a cell's or, for the output gate, a hidden state's gradient is multiplied by.
-    slopes = tf.concat(
-        [i * (1 - i) * ci, f * (1 - f) * _shifted(states.cs), i * (1 - ci * ci), o * (1 - o) * co],
-        2,
-    )
-    through = o * (1 - co * co)
-    turned = tf.transpose(recurrent)
+    before, turned = _shifted(states.cs), tf.transpose(recurrent)
 
     def step(t: Any, hidden: Any, cell: Any, kept: Any) -> Any:
+        # One step's states fit a cache, and what all gates share is computed once.
+        i, f, o, ci, co = (
+            state[t] for state in (states.i, states.f, states.o, states.ci, states.co)
+        )
         if whole:
             hidden += upstream[t]
-        cell += hidden * through[t]
-        signal = tf.concat([cell, cell, cell, hidden], 1) * slopes[t]
-        return t - 1, tf.matmul(signal, turned), cell * f[t], kept.write(t, signal)
+        cell += _through_tanh(co, hidden * o)
+        gates = [
+            _through_sigmoid(i, cell * ci),
+            _through_sigmoid(f, cell * before[t]),
+            _through_tanh(ci, cell * i),
+            _through_sigmoid(o, hidden * co),
+        ]
+        signal = tf.concat(gates, 1)
+        return t - 1, tf.matmul(signal, turned), cell * f, kept.write(t, signal)
 
     none = tf.zeros_like(states.h[0])
     *_, kept = tf.while_loop(
@@ -123,6 +123,29 @@ def _backward(states: Any, recurrent: Any, upstream: Any, *, whole: bool) -> Any
         parallel_iterations=1,
     )
     return kept.stack()
+
+
+def _of_weights(steps: Any, hidden: Any, signals: Any) -> Tensors:
+    """Gradients of kernel, recurrent kernel and bias: one product, for which signals are read once.
+
+    Args:
+        steps: inputs (steps, batch, channels).
+        hidden: hidden states (steps, batch, units).
+        signals: gradients of the gates (steps · batch, 4·units).
+    """
+    channels, units = steps.shape[-1], hidden.shape[-1]
+    read = tf.concat([steps, _shifted(hidden), tf.ones_like(hidden[..., :1])], 2)
+    total = tf.matmul(tf.reshape(read, [-1, channels + units + 1]), signals, transpose_a=True)
+    return [total[:channels], total[channels:-1], total[-1]]
+
+
+def _through_sigmoid(value: Any, upstream: Any) -> Any:
+    """Gradient of a sigmoid's argument where it has this value: one operation instead of three."""
+    return tf.raw_ops.SigmoidGrad(y=value, dy=upstream)
+
+
+def _through_tanh(value: Any, upstream: Any) -> Any:
+    return tf.raw_ops.TanhGrad(y=value, dy=upstream)
 
 
 def _shifted(states: Any) -> Any:
