@@ -1,4 +1,4 @@
-"""How fast is training here beside TensorFlow Federated, Flower and a plain Keras loop?
+"""How fast is training here beside TensorFlow Federated, Flower, PyTorch and Keras loops?
 
 Opt-in (`make peers`): it installs the peers, each into an environment of its own below `.cache/`,
 from `requirements/peers-*.txt`. Every engine is a process that answers laps on the same clients;

@@ -15,7 +15,7 @@ from benchmarks.peers.engine import Engine, Vector
 from benchmarks.report import Table
 
 OURS, GRID, DOUBLE = "ours, off the grid", "ours, on the grid", "double precision"
-TFF, TFF_DOUBLE, FLOWER = "TFF", "TFF in float64", "Flower"
+TFF, TFF_DOUBLE, FLOWER, TORCH = "TFF", "TFF in float64", "Flower", "PyTorch loop"
 NO, YES = "no", "yes"
 
 
@@ -30,14 +30,19 @@ def distance(sum_: Vector, beside: Vector) -> float:
 
 def peers_sums(engines: Mapping[str, Engine]) -> dict[str, dict[str, Vector]]:
     """Sums of the peers, by clip and name."""
-    tff, flower = engines["tff"], engines["flower"]
+    tff, flower, torch = engines["tff"], engines["flower"], engines["torch"]
     return {
         NO: {
             TFF: tff.total("plain"),
             TFF_DOUBLE: tff.total("double"),
             FLOWER: flower.total("plain"),
+            TORCH: torch.total("plain"),
         },
-        YES: {TFF: tff.total("clipped"), FLOWER: flower.total("clipped")},
+        YES: {
+            TFF: tff.total("clipped"),
+            FLOWER: flower.total("clipped"),
+            TORCH: torch.total("clipped"),
+        },
     }
 
 

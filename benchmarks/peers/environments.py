@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.report import REPOSITORY
 
-PEERS = ("tff", "flower")
+PEERS = ("tff", "flower", "torch")
 PYTHON = "3.11"
 
 

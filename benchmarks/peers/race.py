@@ -27,6 +27,7 @@ PLOT = REPOSITORY / "docs" / "internals" / "peers.svg"
 USED = "clients/cpu-s"
 NAIVE, TFF, TFF_DP = "naive Keras loop", "TFF", "TFF, clip and noise"
 FLOWER, FLOWER_DP = "Flower", "Flower, clip and noise"
+TORCH, TORCH_DP = "PyTorch loop", "PyTorch loop, clip and noise"
 ALONE, WHOLE = "engine alone", "whole private round"
 # Rounds of ours in a turn, where one is too short for the clock of processor time.
 TIMES = {"LR": 5, "MLP": 2}
@@ -54,6 +55,8 @@ RACERS = (
     Racer(TFF_DP, "tff", "private"),
     Racer(FLOWER, "flower", "plain"),
     Racer(FLOWER_DP, "flower", "private"),
+    Racer(TORCH, "torch", "plain"),
+    Racer(TORCH_DP, "torch", "private"),
     Racer(ALONE, "alone", "round"),
     Racer(WHOLE, "whole", "round"),
 )
@@ -102,6 +105,7 @@ def commands(given: Workload, pythons: Mapping[str, Path]) -> dict[str, list[str
     return {
         "tff": [str(pythons["tff"]), str(INSIDE / "tff_peer.py"), str(given.folder)],
         "flower": [str(pythons["flower"]), str(INSIDE / "flower_peer.py"), str(given.folder)],
+        "torch": [str(pythons["torch"]), str(INSIDE / "torch_peer.py"), str(given.folder)],
         **{kind: [*ours, kind, *both] for kind in ("naive", "alone", "whole", "exact")},
     }
 

@@ -70,11 +70,13 @@ def in_double_precision(task: TrainingTask, given: Given, *, clip_norm: float | 
 
     from worker.training import models
 
-    keras.config.set_floatx("float64")
+    policy = keras.config.dtype_policy()
+    # The width of floats alone would leave layers at the policy that an earlier model has set.
+    keras.config.set_dtype_policy("float64")
     try:
         model, variables = models.build_keras(task.model, logits_for=task.loss)
     finally:
-        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy(policy)
     states = [tf.constant(variable.value) for variable in model.non_trainable_variables]
     order = [id(variable) for variable in variables]
     places = [order.index(id(weight)) for weight in model.trainable_weights]
