@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger, witness
@@ -19,13 +20,22 @@ from jobs.judgement import Judgement
 from jobs.rounds import Block, Claim
 from jobs.services import Services
 from jobs.tables import Job
-from kit import log
+from kit import log, prepared
+from kit.prepared import Prepared
 from policies import revisions
+from policies.verdict import Obligations
 from privacy_gateway import canonical
 from privacy_gateway.errors import Refused
 
 # How often the policy may change between its answer and the lock before the job is put back.
 ASK_AGAIN = 5
+
+_JOB = Job.__table__  # type: ignore[attr-defined]
+_OBLIGE = Prepared(
+    sa.update(_JOB)
+    .where(_JOB.c.id == sa.bindparam("held_job"))
+    .values(obligations=sa.bindparam("word"))
+)
 
 _log = log.get("jobs")
 
@@ -36,12 +46,13 @@ class PolicyDown(Exception):
     """
 
 
-def next_block(services: Services, held: Claim) -> Block | None:
+def next_block(services: Services, held: Claim, *, most: int | None = None) -> Block | None:
     """Ask the policy again and charge the next rounds.
 
     Args:
         services: the outside world.
         held: the claim.
+        most: rounds of the block at most, ≥ 1; never more than the settings say.
 
     Returns:
         Rounds that are paid for, committed. An empty block when every round is published or the
@@ -51,6 +62,8 @@ def next_block(services: Services, held: Claim) -> Block | None:
         FencedOut: the claim is no longer in force.
         PolicyDown: no answer, or the policy kept changing.
     """
+    limit = services.settings.rounds_per_block
+    wanted = limit if most is None else min(most, limit)
     for _ in range(ASK_AGAIN):
         try:
             judged = _ask(services, held)
@@ -60,10 +73,10 @@ def next_block(services: Services, held: Claim) -> Block | None:
         if judged is not None and judged.decision.code == "policy_unavailable":
             raise PolicyDown
         with services.database.unit_of_work() as session:
-            job = rounds.guard(session, held)
+            job = rounds.standing(session, held)
             _refuse_older(services, session)
             if judged is None or recheck.still_active(session, job, judged.decision):
-                return _settled(services, session, held, job, judged)
+                return _settled(services, session, held, job, judged, wanted)
     raise PolicyDown
 
 
@@ -87,12 +100,17 @@ def _ask(services: Services, held: Claim) -> Judgement | None:
 
 
 def _settled(
-    services: Services, session: Session, held: Claim, job: Job, judged: Judgement | None
+    services: Services,
+    session: Session,
+    held: Claim,
+    job: Job,
+    judged: Judgement | None,
+    most: int,
 ) -> Block | None:
     """Everything under the job's lock: end the job, or charge."""
     now = services.clock()
     if job.cancel_requested_at is not None:
-        settlement.end(session, job, "cancelled", reason="cancelled", now=now)
+        _over(session, job, "cancelled", "cancelled", now)
         return None
     if judged is None:
         return Block(job.rounds_published + 1, 0)
@@ -101,22 +119,22 @@ def _settled(
     )
     if not recheck.allows(job, judged.decision):
         reason = f"the owner's policy does not allow it any more: {_codes(judged)}"
-        settlement.end(session, job, "stopped_by_policy", reason=reason, now=now)
+        _over(session, job, "stopped_by_policy", reason, now)
         return None
-    # The owner's latest word on outputs is the one that counts when results are handed out.
     obligations = judged.decision.verdict.obligations
-    job.obligations = canonical.dumps(obligations.as_dict()).decode()
-    block = _charge(services, session, held, job, judged, decision_id, now)
+    if _oblige(session, job, obligations):
+        most = 1  # what is kept apart from now on takes another time
+    block = _charge(session, held, job, judged, decision_id, most, now)
     return None if block is None else replace(block, isolation=obligations.isolation)
 
 
 def _charge(
-    services: Services,
     session: Session,
     held: Claim,
     job: Job,
     judged: Judgement,
     decision_id: str,
+    most: int,
     now: datetime,
 ) -> Block | None:
     """Charge, or end the job as frozen."""
@@ -129,21 +147,39 @@ def _charge(
             session,
             held,
             job,
-            rounds=services.settings.rounds_per_block,
+            rounds=most,
             facts=recheck.facts(job, judged.situation, judged.decision, decision_id),
             now=now,
         )
     except Refused as refused:
         if refused.code != "frozen":
             raise
-        settlement.end(session, job, "frozen", reason=refused.detail, now=now)
+        _over(session, job, "frozen", refused.detail, now)
         return None
+
+
+def _oblige(session: Session, job: Job, obligations: Obligations) -> bool:
+    """The owner's latest word is the one that counts when results are handed out.
+
+    Returns:
+        Whether it is another one than before.
+    """
+    text = canonical.dumps(obligations.as_dict()).decode()
+    if text == job.obligations:
+        return False
+    prepared.one(session, _OBLIGE, {"held_job": job.id, "word": text})
+    return True
+
+
+def _over(session: Session, job: Job, status: str, reason: str, now: datetime) -> None:
+    """The end of a job whose row is locked."""
+    settlement.end(session, states.locked(session, job.id), status, reason=reason, now=now)
 
 
 def _end(services: Services, held: Claim, reason: str) -> None:
     with services.database.unit_of_work() as session:
-        job = rounds.guard(session, held)
-        settlement.end(session, job, "stopped_by_policy", reason=reason, now=services.clock())
+        job = rounds.standing(session, held)
+        _over(session, job, "stopped_by_policy", reason, services.clock())
 
 
 def _codes(judged: Judgement) -> str:

@@ -14,9 +14,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs.rounds import database_micros
 from jobs.tables import Job
 from kit.clock import from_micros
+from kit.database_time import database_micros
 from policies.verdict import OUTPUTS
 
 # A model's figures are shown to whoever may have the model, or was promised figures.

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from jobs.rounds import database_micros
 from jobs.tables import WorkerPresence
+from kit.database_time import database_micros
 
 _PRESENCE = WorkerPresence.__table__  # type: ignore[attr-defined]
 

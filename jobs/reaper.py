@@ -18,11 +18,11 @@ from sqlalchemy import exc as database_errors
 
 from jobs import lifecycle, outbox, settlement, states
 from jobs.outbox import Send
-from jobs.rounds import database_micros
 from jobs.services import Services
 from jobs.tables import Job
 from kit import log
 from kit.clock import from_micros, micros
+from kit.database_time import database_micros
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _log = log.get("jobs")

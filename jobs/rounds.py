@@ -19,9 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.functions import FunctionElement
 
 from accounting import ledger
 from accounting.ledger import Charge
@@ -30,30 +28,13 @@ from jobs.errors import FencedOut
 from jobs.tables import Job, JobRelease, Outbox
 from kit import prepared
 from kit.clock import micros
+from kit.database_time import database_micros
 from kit.prepared import Asked, Prepared
 from privacy_gateway import canonical
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
-
-
-class database_micros(FunctionElement[int]):  # noqa: N801
-    """The database's own clock in whole microseconds since 1970 UTC."""
-
-    type = sa.BigInteger()
-    inherit_cache = True
-    name = "database_micros"
-
-
-@compiles(database_micros, "postgresql")
-def _postgresql_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
-
-
-@compiles(database_micros, "sqlite")
-def _sqlite_micros(_element: Any, _compiler: Any, **_options: Any) -> str:
-    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
 
 
 # These run in every round. A lease that ended is over even before the reaper has seen it.
@@ -84,6 +65,11 @@ _FORGET = Prepared(
         _RELEASE.c.job_id == sa.bindparam("held_job"), _RELEASE.c.round == sa.bindparam("old_round")
     )
     .values(weights=None, server_state=None)
+)
+_CHARGED = Prepared(
+    sa.update(_JOB)
+    .where(_JOB.c.id == sa.bindparam("held_job"))
+    .values(rounds_charged=sa.bindparam("charged"), updated_at=sa.bindparam("now"))
 )
 # The cap on attempts is meant for a job that does not get on.
 _GET_ON = Prepared(
@@ -200,6 +186,16 @@ def guard(session: Session, held: Claim) -> Job:
     return states.locked(session, held.job_id)
 
 
+def standing(session: Session, held: Claim) -> Job:
+    """What `guard` gives, as a row that nobody may change: all that going on needs.
+
+    Raises:
+        FencedOut: the claim is no longer in force; nothing may be written.
+    """
+    renew(session, held)
+    return states.seen(session, held.job_id)
+
+
 def charge(
     session: Session, held: Claim, job: Job, *, rounds: int, facts: Mapping[str, Any], now: datetime
 ) -> Block:
@@ -211,15 +207,16 @@ def charge(
     give the next rounds, which another attempt computes to the same bits.
 
     Args:
-        session: the transaction that `guard` began; the caller commits before opening data.
+        session: the transaction that `standing` began; the caller commits before opening data.
         held: the claim.
-        job: what `guard` gave.
+        job: what `standing` gave; it is not changed, so read it again for what follows.
         rounds: rounds wanted, ≥ 1.
         facts: policy decision, dataset and versions for the ledger entry.
         now: the time.
 
     Raises:
         Refused: `frozen`; nothing was charged.
+        ValueError: `job` is none that exists.
     """
     first = job.rounds_published + 1
     charged = ledger.charge(
@@ -234,11 +231,16 @@ def charge(
     )
     if charged.rounds_charged:
         paid = rounds_paid(job, charged)
-        job.rounds_charged += paid
-        job.updated_at = micros(now)
-        session.flush()
-        body = {"first_round": first, "rounds": paid, "rounds_charged": job.rounds_charged}
-        events.record(session, job.id, "charged", now=now, body=body)
+        total = job.rounds_charged + paid
+        moved = {"held_job": job.id, "charged": total, "now": micros(now)}
+        body = {"first_round": first, "rounds": paid, "rounds_charged": total}
+        (written, _) = prepared.ask(
+            session,
+            Asked([(_CHARGED, moved)], lambda answers: answers[0].matched),
+            events.recording(job.id, "charged", now=now, body=body),
+        )
+        if written != 1:
+            raise ValueError(f"job {job.id} was charged and is not there")
         return Block(first, min(rounds, paid))
     left = job.rounds_charged - job.rounds_published if charged.whole else 0
     return Block(first, min(rounds, left))

@@ -54,7 +54,11 @@ class Settings(BaseSettings):
         minimum_clients_per_round: floor no policy can relax.
         minimum_noise_multiplier: floor no policy can relax.
         minimum_population_clients: floor on the population's public size.
-        rounds_per_block: rounds charged by one ledger entry.
+        rounds_per_block: most rounds charged by one ledger entry; a fifth of the job where that is
+            fewer. A worker that dies loses those of its block that are not published yet.
+        block_seconds: about how long a block of rounds is meant to take. Rounds that are shorter
+            share a charge, longer ones have one each. Cancel, freeze and a new policy take hold
+            between blocks.
         lease_seconds: how long a worker may be silent before its job is given to another.
         reservation_seconds: how long an admitted job may wait for people or a worker before it
             expires.
@@ -117,7 +121,8 @@ class Settings(BaseSettings):
     minimum_noise_multiplier: float = Field(default=0.3, ge=0.01)
     minimum_population_clients: int = Field(default=2, ge=1)
 
-    rounds_per_block: int = Field(default=5, ge=1)
+    rounds_per_block: int = Field(default=20, ge=1)
+    block_seconds: float = Field(default=1.0, gt=0, le=3600)
     lease_seconds: float = Field(default=60.0, gt=0, le=21_600)
     reservation_seconds: float = Field(default=7 * 86_400.0, gt=0)
     proposal_hours: float = Field(default=72.0, gt=0, le=8760)

@@ -24,6 +24,7 @@ from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
 from jobs.views import find
+from kit import npz
 from kit.clock import micros, rfc3339
 from policies import revisions
 from privacy_gateway import canonical
@@ -141,7 +142,7 @@ def result(session: Session, principal: Principal, job_id: str, *, form: Format 
         raise Refused("not_ready", f"{job_id} published no round")
     if form == "npz":
         return Result(row.weights, "application/x-npz", f"{job_id}.npz", row.digest)
-    data = tensors.to_safetensors(tensors.from_npz(row.weights))
+    data = tensors.to_safetensors(npz.load(row.weights))
     return Result(data, "application/octet-stream", f"{job_id}.safetensors", row.digest)
 
 

@@ -21,6 +21,7 @@ from jobs import tensors
 from jobs.principal import Principal
 from jobs.tables import LIVE_STATES, Job, JobRelease
 from jobs.tables_weights import STARTING_WEIGHTS
+from kit import npz
 from kit.clock import micros
 from privacy_gateway import tensor_files
 from privacy_gateway.errors import FieldError, Refused
@@ -75,7 +76,7 @@ def read(data: bytes, *, parameters: int) -> Upload:
             errors=[FieldError("body", message, count, parameters)],
             limit=parameters,
         )
-    stored = tensors.to_npz({f"weight_{place:04d}": array for place, array in enumerate(arrays)})
+    stored = npz.dump({f"weight_{place:04d}": array for place, array in enumerate(arrays)})
     shapes = tuple(array.shape for array in arrays)
     return Upload(PREFIX + tensors.digest(stored), shapes, stored)
 

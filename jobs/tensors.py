@@ -1,15 +1,14 @@
-"""Arrays as bytes, without pickles: NPZ for storing, NPZ or safetensors for handing out.
+"""Arrays for handing out: NPZ as it is stored (`kit.npz`), or safetensors made of it.
 
-A file that goes out must be readable without running code, so object arrays are refused both ways.
-The order of the arrays is the order of the model's weights and is kept by both formats. Bytes are
-a function of names and values alone, so their SHA-256 names the model.
+A file that goes out must be readable without running code. The order of the arrays is the order of
+the model's weights and is kept by both formats. The stored bytes are a function of names and values
+alone, so their SHA-256 names the model.
 Format of safetensors: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 
@@ -25,31 +24,6 @@ _NAMES = {
     "int32": "I32",
     "bool": "BOOL",
 }
-
-
-def to_npz(arrays: Mapping[str, Array]) -> bytes:
-    """Uncompressed NPZ.
-
-    Raises:
-        TypeError: an array holds objects.
-    """
-    for name, array in arrays.items():
-        if array.dtype.hasobject:
-            raise TypeError(f"{name} holds objects, which only a pickle could carry")
-    buffer = io.BytesIO()
-    # `savez` puts its own parameters in the way of arrays called "file"; names are prefixed by it.
-    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def from_npz(data: bytes) -> dict[str, Array]:
-    """Inverse of `to_npz`; never unpickles.
-
-    Raises:
-        ValueError: an array would need a pickle, or the bytes are no NPZ.
-    """
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def to_safetensors(arrays: Mapping[str, Array]) -> bytes:

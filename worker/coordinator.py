@@ -29,9 +29,10 @@ from jobs.proposal import plan_for
 from jobs.reaper import DATABASE_DOWN
 from jobs.rounds import Block, Claim
 from jobs.services import Services
+from jobs.settings import Settings
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
-from kit import log
+from kit import log, npz
 from privacy_gateway import canonical, modelspec
 from privacy_gateway.schemas import JobRequest
 from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Sums, Weights
@@ -40,6 +41,7 @@ from worker.heartbeat import Heartbeat
 from worker.launcher import SandboxFailed
 from worker.noise import NoiseSource
 from worker.orders import training_task
+from worker.pace import Pace, pace_of
 from worker.sampling import Clients
 from worker.steps import Stepper, Train
 from worker.task import TrainingTask
@@ -59,12 +61,14 @@ class Tools:
         noise: makes the stream of one round; a test gives a keyed one.
         stopping: whether this process was told to end.
         stop_seconds: how long a block may go on after `stopping` before it is abandoned.
+        pace: says how long blocks are, of a job of so many rounds.
     """
 
     open_trainer: OpenTrainer
     noise: Callable[[], NoiseSource] = NoiseSource
     stopping: Callable[[], bool] = lambda: False
     stop_seconds: float = 10.0
+    pace: Callable[[Settings, int], Pace] = pace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +239,7 @@ def _run(work: _Work) -> None:
     trainers = Trainers(
         work.tools.open_trainer, work.task, work.store, work.test_store, work.heartbeat.guard
     )
+    pace = work.tools.pace(work.services.settings, work.plan.rounds)
     state: ServerState | None = None
     with ExitStack() as stack:
         stack.callback(trainers.close)
@@ -242,7 +247,7 @@ def _run(work: _Work) -> None:
         while True:
             if work.tools.stopping():
                 raise _Stopping
-            block = blocks.next_block(work.services, work.held)
+            block = blocks.next_block(work.services, work.held, most=pace.rounds)
             if block is None:
                 return
             if block.rounds == 0 and block.first == 1:
@@ -255,8 +260,9 @@ def _run(work: _Work) -> None:
             if block.rounds == 0:
                 _finish(work, trainers, state)
                 return
-            for round_number in block:
-                state = _round(work, trainers, state, round_number, group_clients)
+            with pace.measured(block.rounds):
+                for round_number in block:
+                    state = _round(work, trainers, state, round_number, group_clients)
 
 
 def _first_state(work: _Work, trainers: Trainers) -> ServerState:
@@ -268,7 +274,7 @@ def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     if published.server_state is not None:
         shapes = modelspec.size_of(work.task.model).weight_shapes
         return ServerState.from_bytes(published.server_state, shapes)
-    weights = [array.astype(np.float32) for array in tensors.from_npz(published.weights).values()]
+    weights = [array.astype(np.float32) for array in npz.load(published.weights).values()]
     return ServerState(weights, step=published.round)
 
 
@@ -302,9 +308,7 @@ def _round(
 
 def _publish(work: _Work, state: ServerState, round_number: int, clip_norm: float | None) -> None:
     """Weights are the release, and C where it adapts; what going on needs is kept beside them."""
-    weights = tensors.to_npz(
-        {f"weight_{index:04d}": array for index, array in enumerate(state.weights)}
-    )
+    weights = npz.dump({f"weight_{index:04d}": array for index, array in enumerate(state.weights)})
     with work.services.database.unit_of_work() as session:
         rounds.publish(
             session,

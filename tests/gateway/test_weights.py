@@ -12,6 +12,7 @@ import numpy as np
 from gateway.settings import GatewaySettings
 from jobs import tensors
 from jobs.services import Services
+from kit import npz
 from privacy_gateway import login
 from tests.gateway.conftest import Gateway, running
 
@@ -25,11 +26,11 @@ def _upload(gateway: Gateway, data: bytes, who: str = "researcher") -> dict[str,
 
 
 def test_the_same_numbers_are_the_same_upload_in_either_format(gateway: Gateway) -> None:
-    first = _upload(gateway, tensors.to_npz(ARRAYS))
+    first = _upload(gateway, npz.dump(ARRAYS))
     second = _upload(gateway, tensors.to_safetensors(ARRAYS))
 
     assert first == second
-    assert first["id"] == f"wts_{tensors.digest(tensors.to_npz(ARRAYS))}"
+    assert first["id"] == f"wts_{tensors.digest(npz.dump(ARRAYS))}"
     assert (first["shapes"], first["parameters"]) == ([[8, 2], [2]], 18)
     listed = gateway.ok("researcher", "GET", "/v1/weights")
     assert [item["id"] for item in listed["items"]] == [first["id"]]
@@ -37,7 +38,7 @@ def test_the_same_numbers_are_the_same_upload_in_either_format(gateway: Gateway)
 
 
 def test_an_upload_can_be_removed_and_belongs_to_one_researcher(gateway: Gateway) -> None:
-    path = f"/v1/weights/{_upload(gateway, tensors.to_npz(ARRAYS))['id']}"
+    path = f"/v1/weights/{_upload(gateway, npz.dump(ARRAYS))['id']}"
     gateway.add("grace", "researcher")
 
     assert gateway.refused("grace", "GET", path)["code"] == "not_found"
@@ -61,14 +62,14 @@ def test_other_formats_and_numbers_are_refused_by_name(gateway: Gateway) -> None
 def test_sizes_are_capped_for_one_file_and_for_all_of_one_researcher(
     settings: GatewaySettings, services: Services
 ) -> None:
-    stored = len(tensors.to_npz(ARRAYS)) + 100
+    stored = len(npz.dump(ARRAYS)) + 100
     small = settings.model_copy(
         update={"maximum_model_parameters": 20, "maximum_stored_weights_bytes": stored}
     )
     with running(small, replace(services, settings=small)) as house:
         house.add("researcher", "researcher")
-        _upload(house, tensors.to_npz(ARRAYS))
-        more = tensors.to_npz({"weight_0000": np.ones(20, np.float32)})
+        _upload(house, npz.dump(ARRAYS))
+        more = npz.dump({"weight_0000": np.ones(20, np.float32)})
         large = tensors.to_safetensors({"weight_0000": np.ones(21, np.float32)})
         for data in (more, large, bytes((1 << 20) + 161)):
             options: dict[str, Any] = {"content": data, "headers": FILE}

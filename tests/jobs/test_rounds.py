@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.tables import Job, JobRelease
 from jobs.tables_datasets import Dataset
+from kit.clock import micros
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
@@ -151,6 +153,22 @@ def test_a_late_worker_can_neither_charge_nor_publish_nor_renew(market: Market) 
             late()
     assert charged(market) == 5
     assert workings(market, job_id) == []
+
+
+def test_a_charge_is_written_to_the_job_too(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    market.clock.moment += timedelta(seconds=5)
+    assert blocks.next_block(market.services, held, most=3) == rounds.Block(1, 3)
+    with market.database.read() as session:
+        job = session.get_one(Job, job_id)
+    assert (job.rounds_charged, job.updated_at) == (3, micros(market.clock()))
+    assert charged(market) == 3
+
+
+def test_no_block_is_longer_than_the_operator_lets_it(market: Market) -> None:
+    held = taken(market, submit(market))
+    assert blocks.next_block(market.services, held, most=50) == rounds.Block(1, 5)
 
 
 def test_an_old_fence_is_refused_while_a_new_worker_holds_the_job(market: Market) -> None:

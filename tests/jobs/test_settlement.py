@@ -16,6 +16,7 @@ from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.rounds import Claim
 from jobs.tables import Job
+from kit import npz
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -23,7 +24,7 @@ from tests.support import market as support
 from tests.support.market import OWNER, RESEARCHER, Market
 
 AUDITOR = Principal("usr_audra", "audra@example.org", "auditor")
-MODEL = tensors.to_npz({"weight_0000": np.ones((4, 3), np.float32)})
+MODEL = npz.dump({"weight_0000": np.ones((4, 3), np.float32)})
 
 
 @pytest.fixture(scope="module")
@@ -206,9 +207,9 @@ def test_no_receipt_before_the_end(market: Market) -> None:
 def test_results_in_both_forms_hold_the_same_arrays(market: Market) -> None:
     held = running(market)
     end(market, held, "completed")
-    npz, safe = result(market, held), result(market, held, form="safetensors")
-    assert npz.data == MODEL
-    assert npz.digest == safe.digest == tensors.digest(MODEL)
+    plain, safe = result(market, held), result(market, held, form="safetensors")
+    assert plain.data == MODEL
+    assert plain.digest == safe.digest == tensors.digest(MODEL)
     length = int.from_bytes(safe.data[:8], "little")
     assert b'"weight_0000":{"dtype":"F32","shape":[4,3],"data_offsets":[0,48]}' in safe.data
     assert np.frombuffer(safe.data[8 + length :], "<f4").tolist() == [1.0] * 12
@@ -312,10 +313,10 @@ def test_figures_nobody_asked_for_are_not_told(market: Market) -> None:
 
 def test_tensors_refuse_objects_both_ways() -> None:
     with pytest.raises(TypeError):
-        tensors.to_npz({"bad": np.array([object()])})
+        npz.dump({"bad": np.array([object()])})
     import io
 
     buffer = io.BytesIO()
     np.savez(buffer, bad=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="pickle"):
-        tensors.from_npz(buffer.getvalue())
+        npz.load(buffer.getvalue())

@@ -13,6 +13,7 @@ from jobs import (
 from jobs.tables import Job, JobRelease
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
+from tests.support.pace import longest
 from tests.support.trainer import Stable
 from worker import coordinator
 from worker.coordinator import Tools
@@ -27,7 +28,8 @@ def submit(market: Market, **changes: Any) -> str:
 
 
 def run(market: Market, job_id: str, stable: Stable, **tools: Any) -> str:
-    made = Tools(open_trainer=stable, noise=lambda: NoiseSource(KEY), **tools)
+    given = {"noise": lambda: NoiseSource(KEY), "pace": longest} | tools
+    made = Tools(open_trainer=stable, **given)
     return coordinator.run(market.services, job_id, worker="w1", tools=made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from jobs import (
     tensors,
     views,
 )
+from kit import npz
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -21,6 +23,7 @@ from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
 from tests.support.trainer import Stable
 from tests.worker.coordinated import assert_settled, job, kinds, releases, run, submit
+from worker.pace import pace_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,22 @@ def test_a_job_runs_to_its_end(market: Market) -> None:
     assert [row.round for row in releases(market, job_id) if row.weights is not None] == [12]
     assert_settled(market)
     assert [entry.rounds for entry in market.entries("charge")] == [5, 5, 2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "charged"),
+    [(3600.0, [1, 3, 3, 3, 2]), (1e-9, [1] * 12)],
+    ids=["short rounds share a charge", "long ones have one each"],
+)
+def test_a_charge_covers_what_ends_within_a_moment(
+    market: Market, seconds: float, charged: list[int]
+) -> None:
+    lengths = {"block_seconds": seconds, "rounds_per_block": 20}
+    settings = market.services.settings.model_copy(update=lengths)
+    market = replace(market, services=replace(market.services, settings=settings))
+    run(market, submit(market), Stable(), pace=pace_of)
+    assert [entry.rounds for entry in market.entries("charge")] == charged
+    assert_settled(market)
 
 
 def test_events_tell_the_story_in_order(market: Market) -> None:
@@ -98,7 +117,7 @@ def test_result_and_receipt(market: Market) -> None:
     with market.database.read() as session:
         result = settlement.result(session, RESEARCHER, job_id)
         receipt = settlement.receipt(session, RESEARCHER, job_id)
-    arrays = tensors.from_npz(result.data)
+    arrays = npz.load(result.data)
     assert [(name, array.shape) for name, array in arrays.items()] == [
         ("weight_0000", (4, 3)), ("weight_0001", (3,)),
     ]  # fmt: skip
@@ -139,7 +158,7 @@ def test_the_model_is_noise_plus_sum_over_the_fixed_denominator(market: Market) 
     job_id = submit(market, rounds=1, noise_multiplier=5.0)
     run(market, job_id, Stable())
     (row,) = releases(market, job_id)
-    weights = tensors.from_npz(row.weights)["weight_0000"]
+    weights = npz.load(row.weights)["weight_0000"]
     # 50 clients of a quarter C spread over 12 coordinates, divided by 50: the mean is 1/48 each;
     # the noise has the standard deviation 5/50.
     assert np.abs(weights - 1 / 48).max() < 6 * 5 / 50

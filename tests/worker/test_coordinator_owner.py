@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def test_an_obligation_that_comes_while_a_job_runs_holds_from_the_next_block(
     assert not isinstance(first, Subset)
     assert later
     assert all(isinstance(store, Subset) for store in later)
+    # Nobody knows how long rounds take now; the word itself decides what is handed out in the end.
+    assert [entry.rounds for entry in market.entries("charge")] == [5, 1, 1]
+    assert json.loads(job(market, job_id).obligations)["isolation"] == "per_client_group"
 
 
 def test_cancel_is_seen_at_the_next_charge(market: Market) -> None:
@@ -97,18 +101,34 @@ def test_cancel_is_seen_at_the_next_charge(market: Market) -> None:
 def test_freeze_is_seen_at_the_next_charge(market: Market) -> None:
     job_id = submit(market)
 
-    def freeze(round_number: int) -> None:
-        if round_number == 2:
-            with market.database.unit_of_work() as session:
-                ledger.freeze(
-                    session, population_id=market.population_id, reason="stop",
-                    actor_id=OWNER.id, now=market.clock(),
-                )  # fmt: skip
-
-    run(market, job_id, Stable(freeze))
+    run(market, job_id, Stable(lambda number: freeze(market) if number == 2 else None))
     done = job(market, job_id)
     assert (done.status, done.rounds_charged) == ("frozen", 5)
     assert_settled(market)
+
+
+def test_a_frozen_job_keeps_the_owners_latest_word(market: Market) -> None:
+    job_id = submit(market)
+
+    def tighten_and_freeze(round_number: int) -> None:
+        if round_number == 2:
+            market.activate(keeping_groups_apart())
+            freeze(market)
+
+    run(market, job_id, Stable(tighten_and_freeze))
+    done = job(market, job_id)
+    assert (done.status, done.rounds_charged) == ("frozen", 5)
+    assert json.loads(done.obligations)["isolation"] == "per_client_group"
+    assert_settled(market)
+
+
+def freeze(market: Market) -> None:
+    """The owner's switch for the whole population."""
+    with market.database.unit_of_work() as session:
+        ledger.freeze(
+            session, population_id=market.population_id, reason="stop",
+            actor_id=OWNER.id, now=market.clock(),
+        )  # fmt: skip
 
 
 def test_a_new_policy_stops_the_job_and_voids_the_rest(market: Market) -> None:
