@@ -11,14 +11,15 @@ gives it back. TensorFlow is never imported on this side.
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.noise import Integers
+from kit import npz
+from worker.noise import BLOCK, Integers
 from worker.task import GRID, HALF
 
 # Truncation shrinks norms; this covers the float arithmetic before it, with room to spare.
@@ -100,9 +101,7 @@ class ServerState:
             arrays["clip_norm"] = np.array(self.clip_norm, np.float64)
         if self.noise_key is not None:
             arrays["noise_key"] = np.frombuffer(self.noise_key, np.uint8)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        return buffer.getvalue()
+        return npz.dump(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes, shapes: Shapes) -> "ServerState":
@@ -158,8 +157,9 @@ def check_sum(sums: Sums, shapes: Shapes, clients: int) -> None:
     for array in sums:
         if array.dtype != np.int64:
             raise AggregateInvalid("a sum that is not int64")
-        numbers = array.ravel().astype(np.float64)
-        square += float(numbers @ numbers)
+        for part in _blocks(array):
+            numbers = part.astype(np.float64)
+            square += float(numbers @ numbers)
     if math.sqrt(square) > clients * GRID * (1.0 + SLACK):
         raise AggregateInvalid("a sum beyond what clipped updates can add up to")
 
@@ -201,12 +201,19 @@ def noised_mean(
             raise ValueError(f"Expected finite {name}={value!r} > 0")
     scale = clip_norm / (GRID * denominator)
     sigma = noise_multiplier * GRID
-    updates = []
-    for array in sums:
-        noise = source.gaussian(array.size, sigma).reshape(array.shape)
-        noise += array
-        updates.append((noise * scale).astype(np.float32))
+    updates = [np.empty(array.shape, np.float32) for array in sums]
+    for array, update in zip(sums, updates, strict=True):
+        for part, mean in zip(_blocks(array), _blocks(update), strict=True):
+            noise = source.gaussian(part.size, sigma)
+            noise += part
+            np.multiply(noise, scale, out=mean, casting="same_kind")
     return updates
+
+
+def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """An array's numbers in order, a block at a time: what a core's own cache holds."""
+    flat = array.reshape(-1)
+    return (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
 
 
 def server_step(state: ServerState, update: Weights, optimizer: ServerOptimizer) -> ServerState:

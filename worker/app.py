@@ -24,7 +24,7 @@ from jobs.queue import QUEUE, Queue, celery_app
 from jobs.reaper import Housekeeping
 from jobs.services import Services, open_services
 from jobs.settings import Settings, load
-from kit import confinement, log
+from kit import allocator, confinement, log
 from policies import archive
 from privacy_gateway.cli.output import explained
 from privacy_gateway.errors import Refused
@@ -39,6 +39,8 @@ from worker.zygote import Zygote
 
 PRESENCE_SECONDS = 5.0
 REFUSED_TO_START = 3
+# A round's sums, noise and model come and go in every round.
+KEPT_BYTES = 64 << 20
 
 _log = log.get("worker")
 
@@ -52,6 +54,7 @@ def main(settings: Settings | None = None) -> int:
     with explained():
         settings = settings or load(Settings)
     log.configure(settings.log_level)
+    allocator.keep(KEPT_BYTES)
     if not settings.redis_url:
         _log.error("no_broker", hint="set REDIS_URL, or use `privacy-gateway up`")
         return 2

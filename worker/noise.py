@@ -27,8 +27,9 @@ KEY_BYTES = 32
 # Beyond this σ a sample could leave the integers that a double holds exactly.
 MAX_SIGMA = float(1 << 48)
 
-# 2 × 32 Ki doubles stay in a core's own cache; larger blocks run at the speed of memory.
-_PAIRS = 1 << 15
+# As many doubles stay in a core's own cache; larger blocks run at the speed of memory. Whole blocks
+# taken one after the other are the same numbers as all at once.
+BLOCK = 1 << 16
 _ZEROS = bytes(1 << 18)
 _SIGN = np.uint64(1 << 63)
 # Taylor coefficients of sin(t)/t in t², highest first; on |t| ≤ π/4 the rest is below 1e-16.
@@ -91,8 +92,8 @@ class NoiseSource:
         if not 0.0 < sigma <= MAX_SIGMA:
             raise ValueError(f"Expected 0 < sigma={sigma!r} ≤ {MAX_SIGMA:g}")
         out = np.empty(count + count % 2, np.int64)
-        for start in range(0, len(out), 2 * _PAIRS):
-            block = out[start : start + 2 * _PAIRS]
+        for start in range(0, len(out), BLOCK):
+            block = out[start : start + BLOCK]
             half = len(block) // 2
             block[:half], block[half:] = self._pairs(half, sigma)
         return out[:count]

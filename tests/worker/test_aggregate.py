@@ -7,7 +7,7 @@ import pytest
 
 from worker import aggregate
 from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState
-from worker.noise import NoiseSource
+from worker.noise import BLOCK, NoiseSource
 from worker.task import GRID
 
 KEY = bytes(range(32))
@@ -41,6 +41,22 @@ def test_the_sum_is_scaled_exactly() -> None:
         sums, clip_norm=3.0, noise_multiplier=1e-9, denominator=2.0, source=NoiseSource(KEY)
     )
     np.testing.assert_allclose(quiet[0], [6.0, -12.0], rtol=1e-6)
+
+
+def test_a_large_sum_gets_the_noise_of_its_arrays_in_order() -> None:
+    """A tree adds up nodes of earlier rounds, so a round's noise may never be dealt otherwise."""
+    shapes = [(300, 401), (), (7,), (0, 3), (BLOCK,), (3, BLOCK)]
+    ranks = np.random.default_rng(1)
+    sums = [ranks.integers(-GRID, GRID, shape, np.int64) for shape in shapes]
+    sums = [np.asarray(array, np.int64) for array in sums]
+    options = {"clip_norm": 0.5, "noise_multiplier": 1.5, "denominator": 20.0}
+    made = aggregate.noised_mean(sums, source=NoiseSource(KEY), **options)
+    source = NoiseSource(KEY)
+    for array, update in zip(sums, made, strict=True):
+        noise = source.gaussian(array.size, 1.5 * GRID).reshape(array.shape)
+        expected = ((noise + array) * (0.5 / (GRID * 20.0))).astype(np.float32)
+        assert (update.dtype, update.shape) == (np.float32, array.shape)
+        np.testing.assert_array_equal(update, expected)
 
 
 def test_a_sum_within_the_bound_is_accepted() -> None:

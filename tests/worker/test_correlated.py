@@ -15,6 +15,7 @@ from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
+from tests.support.pace import longest
 from tests.support.trainer import Stable
 from worker import coordinator
 from worker.coordinator import Tools
@@ -49,7 +50,7 @@ def submit(market: Market, changes: dict[str, Any]) -> str:
 
 
 def run(market: Market, job_id: str, stable: Stable, *, key: bytes | None = KEY) -> str:
-    made = Tools(open_trainer=stable, noise=lambda: NoiseSource(key))
+    made = Tools(open_trainer=stable, noise=lambda: NoiseSource(key), pace=longest)
     return coordinator.run(market.services, job_id, worker="w1", tools=made)
 
 

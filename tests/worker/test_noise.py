@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from worker.noise import NoiseSource
+from worker.noise import BLOCK, NoiseSource
 
 KEY = bytes(range(32))
 
@@ -36,6 +36,15 @@ def test_a_key_fixes_every_bit_and_labels_are_independent() -> None:
 
 def test_without_a_key_no_two_sources_agree() -> None:
     assert NoiseSource().uniform64(4).tolist() != NoiseSource().uniform64(4).tolist()
+
+
+@pytest.mark.parametrize("count", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7])
+def test_blocks_one_after_the_other_are_the_same_numbers_as_all_at_once(count: int) -> None:
+    whole, cut = NoiseSource(KEY), NoiseSource(KEY)
+    parts = [cut.gaussian(min(BLOCK, count - start), 2.0**20) for start in range(0, count, BLOCK)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole.gaussian(count, 2.0**20))
+    # What is drawn next is the same too: the next array of a model, or a tree's next node.
+    np.testing.assert_array_equal(cut.uniform64(4), whole.uniform64(4))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 65535, 65537, 200_001])

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from jobs import admission, quoting, settlement, starting_weights, tensors
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease
+from kit import npz
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -62,7 +63,7 @@ def run(market: Market, job_id: str, stable: Stable | None = None) -> list[Any]:
     assert coordinator.run(market.services, job_id, worker="w1", tools=tools) == "ended"
     with market.database.read() as session:
         released = settlement.result(session, RESEARCHER, job_id)
-    return list(tensors.from_npz(released.data).values())
+    return list(npz.load(released.data).values())
 
 
 def digests(market: Market, job_id: str) -> list[str]:

@@ -17,7 +17,7 @@ from kit.ragged import RaggedStore, ragged_rows
 
 # int32 accumulators hold 2²⁰ steps for each of at most 1024 clients.
 MAX_CLIENTS = 1024
-SLICE_BYTES = 48 << 20
+SLICE_BYTES = 16 << 20
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Words: TypeAlias = npt.NDArray[np.uint64]
