@@ -67,7 +67,7 @@ bench: .venv/.dev ## tables of ratios, JSON in benchmarks/results
 utility: .venv/.bench ## accuracy by privacy budget and under attack, on real people's data; an hour
 	nice $(BIN)/python -m benchmarks utility attacks
 
-peers: .venv/.dev ## opt-in: race TensorFlow Federated and Flower, each in an environment of its own
+peers: .venv/.dev ## opt-in: race TensorFlow Federated, Flower and PyTorch, each in an environment of its own
 	$(BIN)/python -m benchmarks peers --full --runs 3
 
 docs: .venv/.demo ## make docs/reference from the code again

@@ -23,6 +23,7 @@ QUESTIONS = (
     "bombs",
     "training",
     "job",
+    "scale",
     "verify",
     "proofs",
     "memory",

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit.ragged import RaggedStore
+from worker import start
 from worker.task import GRID, TrainingTask
 
 Vector = npt.NDArray[np.float64]
@@ -68,7 +69,8 @@ def contender(kind: str, task: TrainingTask, store: Path) -> Iterator[Contender]
     child = spawning.Process(
         target=_serve, args=(theirs, kind, task.as_dict(), str(store)), daemon=True
     )
-    child.start()
+    with _environment(kind):
+        child.start()
     theirs.close()
     try:
         yield Contender(ours)
@@ -76,6 +78,23 @@ def contender(kind: str, task: TrainingTask, store: Path) -> Iterator[Contender]
         ours.close()
         child.join(10)
         child.kill()
+
+
+@contextmanager
+def _environment(kind: str) -> Iterator[None]:
+    """What a program reads before its first line: the house's engine is given a sandbox's."""
+    name = "GLIBC_TUNABLES"
+    if kind == "naive":
+        yield
+        return
+    before = os.environ.get(name)
+    os.environ[name] = start.environment()[name]
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _serve(pipe: Connection, kind: str, task: dict[str, Any], store: str) -> None:

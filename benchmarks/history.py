@@ -14,6 +14,7 @@ from jobs import admission, judgement, situation
 from jobs.tables import Idempotency, Job
 from kit import prepared
 from kit.ids import new_id
+from privacy_gateway.schemas import JobRequest
 from tests.support.market import Market
 
 CHUNK = 5_000
@@ -21,10 +22,10 @@ _JOB = Job.__table__  # type: ignore[attr-defined]
 _KEY = Idempotency.__table__  # type: ignore[attr-defined]
 
 
-def age(market: Market, count: int) -> None:
+def age(market: Market, count: int, asked: JobRequest | None = None) -> None:
     """Admit one job of researcher 1, and `count - 1` more like it without their policy."""
     me, services = markets.researcher(1), market.services
-    asked = markets.cheap(market.dataset_id)
+    asked = asked or markets.cheap(market.dataset_id)
     first = admission.submit(services, me, asked, None).job
     with market.database.read() as session:
         query = sa.select(_JOB).where(_JOB.c.id == first.id)

@@ -7,10 +7,12 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.principal import Principal
+from jobs.settings import Settings
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as markets
@@ -75,5 +77,8 @@ def cheap(dataset_id: str, **changes: Any) -> Any:
 
 
 def open_market(database: Database, engine: EmbeddedEngine, folder: Path, **options: Any) -> Market:
-    """A market that nobody can exhaust in a benchmark."""
-    return markets.open_market(database, engine, folder, **{"epsilon": 100.0} | options)
+    """A market that nobody can exhaust in a benchmark, with blocks as long as the product's."""
+    market = markets.open_market(database, engine, folder, **{"epsilon": 100.0} | options)
+    longest = Settings.model_fields["rounds_per_block"].default
+    settings = market.services.settings.model_copy(update={"rounds_per_block": longest})
+    return replace(market, services=replace(market.services, settings=settings))

@@ -41,11 +41,11 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     for model in (LR, MLP, CNN) if sizes.full else (LR, MLP):
         for way, begin in ways.items():
             with markets.scratch() as folder:
-                peak, start, allowed = _sandbox(model, folder, begin)
-            share = peak / allowed
+                most, start, allowed = _sandbox(model, folder, begin)
+            share = most / allowed
             what = f"sandbox, {model.name}, {way}"
-            table.add(what, peak / MIB, start / MIB, allowed / MIB, share)
-    table.add("warm parent of the forked ones", _peak(zygote.pid or 0) / MIB, None, None, None)
+            table.add(what, most / MIB, start / MIB, allowed / MIB, share)
+    table.add("warm parent of the forked ones", peak(zygote.pid or 0) / MIB, None, None, None)
     zygote.close()
     table.notes.append(
         "gateway after start and 200 requests; a sandbox is allowed 0.6 GB, its data and six times "
@@ -60,12 +60,12 @@ def _sandbox(model: Model, folder: Path, begin: Start) -> tuple[int, int, float]
     opened = RaggedStore.open(store)
     with Sandbox(model.task(shards=2), store, start=begin) as sandbox:
         weights = sandbox.initial_weights()
-        start = _peak(sandbox.pid or 0)
+        start = peak(sandbox.pid or 0)
         for number in range(3):
             sandbox.round(number, np.arange(opened.clients), weights)
-        peak = _peak(sandbox.pid or 0)
+        most = peak(sandbox.pid or 0)
     data = sum(path.stat().st_size for path in store.iterdir())
-    return peak, start, ALLOWED + data + 6 * 4 * measure(model.task().model).parameters
+    return most, start, ALLOWED + data + 6 * 4 * measure(model.task().model).parameters
 
 
 def _gateway() -> dict[str, int]:
@@ -74,7 +74,7 @@ def _gateway() -> dict[str, int]:
         for _ in range(100):
             _get(f"{url}/readyz")
             _get(f"{url}/openapi.json")
-        return {_name(child): _peak(child) for child in [pid, *_below(pid)]}
+        return {_name(child): peak(child) for child in [pid, *_below(pid)]}
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _name(pid: int) -> str:
     return found or Path(os.fsdecode(words[0])).name.split(" ")[0]
 
 
-def _peak(pid: int) -> int:
+def peak(pid: int) -> int:
     """VmHWM of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):

@@ -10,34 +10,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from benchmarks import market as markets
+from benchmarks import prompt
 from benchmarks.contenders import contender
 from benchmarks.models import Model
+from benchmarks.prompt import COHORT, PEOPLE
 from benchmarks.report import Table
 from benchmarks.timing import Sizes
-from jobs import admission
-from kit import log
-from kit.clock import utc_now
+from kit import allocator, log
 from kit.ragged import RaggedStore
-from tests.support.market import Market, request
-from tests.support.trainer import Stable
-from worker import coordinator
 from worker.aggregate import ServerOptimizer, ServerState, run_round
-from worker.coordinator import Tools
+from worker.app import KEPT_BYTES
 from worker.noise import NoiseSource
 from worker.sampling import draw_cohort
-from worker.task import GRID, TrainingTask
+from worker.task import TrainingTask
 from worker.training import clients
 
-COHORT = 100
-PEOPLE = 400
 TARGET = 0.05
 
 
@@ -62,6 +56,7 @@ class Parts:
 def table(models: Iterable[Model], sizes: Sizes) -> Table:
     """One row a model."""
     log.configure("ERROR")
+    allocator.keep(KEPT_BYTES)  # as a worker does
     answer = Table(
         "parts",
         f"processor milliseconds of a round of {COHORT} clients",
@@ -78,11 +73,11 @@ def table(models: Iterable[Model], sizes: Sizes) -> Table:
     )
     for model in models:
         with markets.scratch() as folder:
-            parts = _parts(model, folder, sizes)
+            turns = _turns(model, folder, sizes)
         answer.add(
             model.name,
-            *(1e3 * getattr(parts, name) for name in Parts.__slots__),
-            parts.share,
+            *(1e3 * median(getattr(turn, name) for turn in turns) for name in Parts.__slots__),
+            median(turn.share for turn in turns),
         )
     answer.notes.append(
         f"medians; SQLite, embedded policy engine; commit is all the rest a coordinator does: "
@@ -91,33 +86,35 @@ def table(models: Iterable[Model], sizes: Sizes) -> Table:
     return answer
 
 
-def _parts(model: Model, folder: Path, sizes: Sizes) -> Parts:
+def _turns(model: Model, folder: Path, sizes: Sizes) -> list[Parts]:
+    """Every part measured in every turn: the machine changes its speed within a minute."""
     path = model.store(folder, divided_by=4 if sizes.quick else 1)
     store, task = RaggedStore.open(path), model.task()
     each = COHORT / store.clients
-    trained, clipped = (_engine(kind, task, path, sizes) * each for kind in ("flat", "clip"))
-    reads = each * _median(lambda number: _read(store, task, number), sizes)
-    sampling = _median(lambda _: _draw(), sizes)
-    noise = _median(_noising(task), sizes)
-    commit = _coordinator(model, folder, sizes) - sampling - noise
-    return Parts(sampling, reads, trained - clipped, clipped - reads, noise, commit)
+    noise = _noising(task)
+    with (
+        contender("flat", task, path) as flat,
+        contender("clip", task, path) as clip,
+        prompt.coordinator(model, folder) as coordinate,
+    ):
+
+        def turn(number: int) -> Parts:
+            trained, clipped = (
+                engine.lap(number).processor_seconds * each for engine in (flat, clip)
+            )
+            reads = each * _used(lambda: _read(store, task, number))
+            sampling, noising = (median(_used(act) for _ in range(9)) for act in (_draw, noise))
+            commit = coordinate() - sampling - noising
+            return Parts(sampling, reads, trained - clipped, clipped - reads, noising, commit)
+
+        return [turn(number) for number in range(2 * sizes.runs + 1)][1:]
 
 
-def _median(act: Callable[[int], object], sizes: Sizes) -> float:
-    """Processor seconds of this thread; the first time is not counted."""
-    taken = []
-    for number in range(2 * sizes.runs + 1):
-        used = time.thread_time()
-        act(number)
-        taken.append(time.thread_time() - used)
-    return median(taken[1:])
-
-
-def _engine(kind: str, task: TrainingTask, path: Path, sizes: Sizes) -> float:
-    """A round of everybody in the engine, rows read and updates summed."""
-    with contender(kind, task, path) as engine:
-        laps = [engine.lap(number) for number in range(sizes.runs + 1)]
-    return median(lap.processor_seconds for lap in laps[1:])
+def _used(act: Callable[[], object]) -> float:
+    """Processor seconds of this thread."""
+    used = time.thread_time()
+    act()
+    return time.thread_time() - used
 
 
 def _read(store: RaggedStore, task: TrainingTask, number: int) -> None:
@@ -136,12 +133,12 @@ def _draw() -> None:
     draw_cohort("poisson", PEOPLE, COHORT, NoiseSource().derive("cohort"))
 
 
-def _noising(task: TrainingTask) -> Callable[[int], object]:
-    """Check, noise and server step of a sum that clients could have."""
+def _noising(task: TrainingTask) -> Callable[[], object]:
+    """Check, noise and server step."""
     state = ServerState([np.zeros(shape, np.float32) for shape in task.sum_shapes])
-    sums = [np.full(array.shape, GRID // 1000, np.int64) for array in state.weights]
+    sums = prompt.sums(task)
 
-    def noise(_: int) -> object:
+    def noise() -> object:
         return run_round(
             state,
             sums,
@@ -154,47 +151,3 @@ def _noising(task: TrainingTask) -> Callable[[int], object]:
         )
 
     return noise
-
-
-def _coordinator(model: Model, folder: Path, sizes: Sizes) -> float:
-    """A round of a job whose trainer answers at once, without what is paid for once a job."""
-    few, many = (10, 30) if sizes.quick else (10, 60)
-    described: dict[str, Any] = {
-        "feature_shape": list(model.shape),
-        "feature_dtype": "int32" if model.text else "float32",
-        "classes": model.task().model.layers[-1].units,  # type: ignore[union-attr]
-        "manifest": {"examples_per_client": 300},
-    }
-    with markets.sqlite(folder) as database, markets.engine(1) as engine:
-        market = markets.open_market(database, engine, folder, clients=PEOPLE, dataset=described)
-        market = replace(market, services=replace(market.services, clock=utc_now))
-        _job(market, model, few)
-        rounds = [
-            (_job(market, model, many) - _job(market, model, few)) / (many - few)
-            for _ in range(sizes.runs)
-        ]
-    return median(rounds)
-
-
-def _job(market: Market, model: Model, rounds: int) -> float:
-    """Processor seconds of the coordinator's thread for one job.
-
-    Raises:
-        RuntimeError: the job did not end as it should.
-    """
-    asked = request(
-        market.dataset_id,
-        rounds=rounds,
-        clients_per_round=COHORT,
-        noise_multiplier=20.0,
-        model={"architecture": model.task().model.model_dump(mode="json")},
-    )
-    job = admission.submit(market.services, markets.researcher(1), asked, None).job
-    used = time.thread_time()
-    ending = coordinator.run(
-        market.services, job.id, worker="bench", tools=Tools(open_trainer=Stable())
-    )
-    used = time.thread_time() - used
-    if ending != "ended":
-        raise RuntimeError(f"the job was {ending}")
-    return used

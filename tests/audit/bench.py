@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from jobs import admission, tensors
+from jobs import admission
 from jobs.services import Services
 from jobs.tables import Job, JobRelease
-from kit import ragged
+from kit import npz, ragged
 from kit.db import Database
 from policies.engine import PolicyEngine
 from privacy_gateway import schemas
 from privacy_gateway.schemas import JobRequest
 from tests.support import market as markets
 from tests.support.market import RESEARCHER, Market
+from tests.support.pace import longest
 from worker import coordinator
 from worker.coordinator import Ending, Tools
 from worker.launcher import Sandbox
@@ -199,7 +200,7 @@ class Bench:
     ) -> Run:
         """The worker's part of `run`."""
         watch = _Watch(self, world, around)
-        tools = Tools(watch.opened, noise=lambda: keys or Keys())
+        tools = Tools(watch.opened, noise=lambda: keys or Keys(), pace=longest)
         for _ in range(attempts):
             ending = coordinator.run(market.services, job_id, worker="audit", tools=tools)
         return Run(ending, *_outcome(market, job_id, watch), watch.norms)
@@ -357,7 +358,7 @@ def _outcome(market: Market, job_id: str, watch: _Watch) -> tuple[Job, list[Any]
             .order_by(JobRelease.__table__.c.round.desc())
             .limit(1)
         ).scalar_one_or_none()
-    last = [] if newest is None else [list(tensors.from_npz(newest).values())]
+    last = [] if newest is None else [list(npz.load(newest).values())]
     return job, watch.cohorts, [_flat(arrays) for arrays in (*watch.before, *last)]
 
 

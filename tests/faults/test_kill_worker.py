@@ -127,7 +127,9 @@ def test_messages_change_nothing_but_timing(sqlite_market: Market, redis_url: st
     queue.close()
     assert_sound(market, first)
     assert_sound(market, second)
-    assert len(market.entries("charge")) == 2
+    charges = market.entries("charge")
+    assert sum(entry.rounds for entry in charges) == 5 + 5
+    assert len({(entry.job_id, entry.leaf["round_first"]) for entry in charges}) == len(charges)
 
 
 def _flush(redis_url: str) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.gateway.clinic import FEATURES, Clinic, opened
 from tests.gateway.conftest import Gateway
 
+# Measured: hundredths. What a bomb would take has no bound.
+BOMB_SECONDS = 5.0
 DENSE = {"type": "Dense", "units": 2, "activation": "softmax"}
 
 
@@ -95,10 +97,11 @@ def clinic(gateway: Gateway) -> Clinic:
 
 
 def _refuse(clinic: Clinic, path: str, body: bytes) -> tuple[dict[str, Any], float]:
+    """The refusal, and the processor's seconds for it here, where the gateway runs too."""
     headers = {"Content-Type": "application/json", "Idempotency-Key": "bad"}
-    started = time.perf_counter()
+    used = time.process_time()
     problem = clinic.house.refused("researcher", "POST", path, content=body, headers=headers)
-    return problem, time.perf_counter() - started
+    return problem, time.process_time() - used
 
 
 def _names_field(problem: dict[str, Any], field: str) -> bool:
@@ -111,7 +114,7 @@ def test_texts_that_parsers_disagree_on_are_refused(clinic: Clinic) -> None:
         problem, seconds = _refuse(clinic, "/v1/jobs", _text(clinic, old, new))
         assert problem["code"] == "invalid_request", (new, problem)
         assert _names_field(problem, field), (new, problem)
-        assert seconds < 1, new
+        assert seconds < BOMB_SECONDS, new
     assert clinic.budget() == before
 
 
@@ -123,7 +126,7 @@ def test_wrong_values_are_refused_by_the_name_of_their_field(clinic: Clinic) -> 
         assert problem["status"] == 422, (changes, problem)
         assert problem["code"] in {"invalid_request", "model_refused"}, (changes, problem)
         assert _names_field(problem, field), (changes, problem)
-        assert seconds < 1, changes
+        assert seconds < BOMB_SECONDS, changes
     assert clinic.budget() == before
     assert clinic.house.ok("auditor", "GET", "/v1/ledger?kind=reserve")["items"] == []
 

@@ -21,6 +21,10 @@ from policies.embedded import EmbeddedEngine
 from policies.opa import BUNDLE_NAME, OpaEngine
 from tests.support.servers import wait_until
 
+# A policy without an end would take more; what a deadline has ended is there long before, also on
+# a machine that others use.
+ENDLESS_SECONDS = 10.0
+
 
 @contextmanager
 def opa_server(
