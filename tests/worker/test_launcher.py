@@ -154,6 +154,7 @@ def test_the_child_has_no_secret_no_path_and_no_way_up(sandbox: Sandbox) -> None
     held = _held(process)
     assert not [name for name, _ in held.values() if name.startswith("socket:")]
     stored = [flags for name, flags in held.values() if name.endswith(".bin")]
+    assert stored
     assert all(flags & os.O_ACCMODE == os.O_RDONLY for flags in stored)
     limits = process.joinpath("limits").read_text()
     core = next(line for line in limits.splitlines() if line.startswith("Max core"))
