@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kit import ragged
+from tests.support.servers import wait_until
 from tests.worker import engine
 from worker import start
 from worker.aggregate import ServerOptimizer, ServerState, run_round
@@ -169,7 +169,7 @@ def test_killed_in_the_middle_says_a_code_and_leaves_nothing(sandbox: Sandbox) -
     os.kill(pid, signal.SIGKILL)
     with _failed(FailureCode.CRASHED):
         sandbox.round(0, EVERYBODY, weights)
-    _until(lambda: _gone(pid))
+    wait_until(lambda: _gone(pid), what="its end")
     with _failed(FailureCode.CRASHED):
         sandbox.evaluate(weights)
 
@@ -182,7 +182,7 @@ def test_a_deadline_ends_a_child_that_hangs(stores: tuple[Path, Path], way: Star
         os.kill(pid, signal.SIGSTOP)
         with _failed(FailureCode.DEADLINE):
             sandbox.initial_weights()
-        _until(lambda: _gone(pid))
+        wait_until(lambda: _gone(pid), what="its end")
 
 
 def test_kill_from_another_thread_ends_a_call(warm: Sandbox) -> None:
@@ -266,8 +266,8 @@ os.kill(os.getpid(), 9)
     parent = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": path}
     )
-    for pid in map(int, parent.stdout.splitlines()[-1].split()):
-        _until(lambda pid=pid: _gone(pid) or _state(pid) == "Z")
+    pids = [int(word) for word in parent.stdout.splitlines()[-1].split()]
+    wait_until(lambda: all(_gone(pid) or _state(pid) == "Z" for pid in pids), what="its end")
 
 
 def test_a_parent_that_is_killed_takes_its_children_along_and_is_replaced(
@@ -297,7 +297,7 @@ def test_children_of_one_parent_end_one_by_one_and_are_reaped(
             gone = second.pid
             assert gone is not None
             assert gone != first.pid
-        _until(lambda: _gone(gone))
+        wait_until(lambda: _gone(gone), what="its end")
         assert first.initial_weights()
 
 
@@ -311,13 +311,6 @@ def test_both_ways_and_bubblewrap_give_the_same_bits(
             sums.append(sandbox.round(3, EVERYBODY, sandbox.initial_weights()))
     for one, other in zip(*sums, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def _until(reached: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not reached():
-        assert time.monotonic() < ends
-        threading.Event().wait(0.02)
 
 
 def _state(pid: int) -> str:
