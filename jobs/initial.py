@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from jobs import settlement, starting_weights
 from jobs.principal import Principal
 from jobs.tables import JobRelease
-from kit import npz
+from kit import tensors
 from privacy_gateway import modelspec
 from privacy_gateway.errors import FieldError, Refused, invalid
 from privacy_gateway.first_weights import Initial
@@ -67,7 +67,7 @@ def load(session: Session, researcher_id: str, initial: Initial, spec: ModelSpec
         data = session.execute(kept.order_by(_RELEASE.c.round.desc()).limit(1)).scalar_one_or_none()
     if data is None:
         raise ValueError("Expected first weights that are still kept")
-    arrays = [np.asarray(array, np.float32) for array in npz.load(data).values()]
+    arrays = [np.asarray(array, np.float32) for array in tensors.load(data).values()]
     if _shapes_of(arrays) != tuple(modelspec.size_of(spec).weight_shapes):
         raise ValueError("Expected first weights in the shapes of the architecture")
     return arrays
@@ -96,7 +96,7 @@ def _released_shapes(
     if initial.round not in (None, kept):
         message = f"only the model after the last released round, {kept}, is kept"
         raise invalid("initial.round", message, value=initial.round, limit=kept)
-    return _shapes_of(list(npz.load(released.data).values()))
+    return _shapes_of(list(tensors.load(released.data).values()))
 
 
 def _shapes_of(arrays: list[npt.NDArray[np.generic]] | Weights) -> tuple[Shape, ...]:

@@ -115,7 +115,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The last published round: where a job goes on. Both blobs are NPZ bytes without pickles."""
+    """The last published round: where a job goes on. Both blobs are of `kit.tensors`."""
 
     round: int
     weights: bytes

@@ -12,19 +12,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from accounting import ledger
 from accounting.tables import ENTRY
-from jobs import events, outputs, receipts, rounds, states, tensors
+from jobs import events, outputs, receipts, rounds, states
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease, Receipt
 from jobs.views import find
-from kit import npz
+from kit import tensors
 from kit.clock import micros, rfc3339
 from policies import revisions
 from privacy_gateway import canonical
@@ -32,6 +32,10 @@ from privacy_gateway.errors import Refused
 
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _RECEIPT = Receipt.__table__  # type: ignore[attr-defined]
+_MEDIA_TYPES: Final[dict[tensors.Form, str]] = {
+    "npz": "application/x-npz",
+    "safetensors": "application/octet-stream",
+}
 _LAST_CHARGE = (
     sa.select(ENTRY.c.leaf)
     .where(ENTRY.c.job_id == sa.bindparam("job"), ENTRY.c.kind == "charge")
@@ -39,15 +43,13 @@ _LAST_CHARGE = (
     .limit(1)
 )
 
-Format = Literal["npz", "safetensors"]
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """A released model as a file: `data` is NPZ without pickles, or safetensors.
 
     Arrays are named `weight_0000`, `weight_0001`, … in the order of Keras `model.weights`.
-    `digest` is the SHA-256 of the NPZ form, the model hash of the receipt.
+    `digest` is the SHA-256 of `data`; of the safetensors form it is the model hash of the receipt.
     """
 
     data: bytes
@@ -123,7 +125,9 @@ def receipt(session: Session, principal: Principal, job_id: str) -> dict[str, An
     return stored | {"log": receipts.log_proof(session, stored)}
 
 
-def result(session: Session, principal: Principal, job_id: str, *, form: Format = "npz") -> Result:
+def result(
+    session: Session, principal: Principal, job_id: str, *, form: tensors.Form = "npz"
+) -> Result:
     """The last published model of a job that is over; free for ever, it is post-processing.
 
     Raises:
@@ -140,10 +144,8 @@ def result(session: Session, principal: Principal, job_id: str, *, form: Format 
     ).one_or_none()
     if row is None:
         raise Refused("not_ready", f"{job_id} published no round")
-    if form == "npz":
-        return Result(row.weights, "application/x-npz", f"{job_id}.npz", row.digest)
-    data = tensors.to_safetensors(npz.load(row.weights))
-    return Result(data, "application/octet-stream", f"{job_id}.safetensors", row.digest)
+    data = tensors.in_form(row.weights, form)
+    return Result(data, _MEDIA_TYPES[form], f"{job_id}.{form}", tensors.digest(data))
 
 
 def _refuse_withheld(session: Session, job: Job) -> None:
@@ -219,7 +221,7 @@ def _write_receipt(session: Session, job: Job, reason: str, now: datetime) -> No
         _RECEIPT.insert().values(
             job_id=job.id,
             body=text.decode(),
-            digest=tensors.digest(text),
+            digest=canonical.digest_of(text),
             created_at=micros(now),
         )
     )

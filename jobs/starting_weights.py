@@ -17,11 +17,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from jobs import tensors
 from jobs.principal import Principal
 from jobs.tables import LIVE_STATES, Job, JobRelease
 from jobs.tables_weights import STARTING_WEIGHTS
-from kit import npz
+from kit import tensors
 from kit.clock import micros
 from privacy_gateway import tensor_files
 from privacy_gateway.errors import FieldError, Refused
@@ -48,7 +47,7 @@ _FACTS = (
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that was read and checked; `data` is its canonical NPZ."""
+    """A file that was read and checked; `data` is its canonical safetensors."""
 
     id: str
     shapes: tuple[Shape, ...]
@@ -76,7 +75,7 @@ def read(data: bytes, *, parameters: int) -> Upload:
             errors=[FieldError("body", message, count, parameters)],
             limit=parameters,
         )
-    stored = npz.dump({f"weight_{place:04d}": array for place, array in enumerate(arrays)})
+    stored = tensors.dump({f"weight_{place:04d}": array for place, array in enumerate(arrays)})
     shapes = tuple(array.shape for array in arrays)
     return Upload(PREFIX + tensors.digest(stored), shapes, stored)
 
@@ -149,7 +148,7 @@ def remove(session: Session, principal: Principal, weights_id: str) -> None:
 
 
 def content(session: Session, researcher_id: str, weights_id: str) -> bytes | None:
-    """The NPZ of an upload, for a worker; None when it is gone."""
+    """The file of an upload, for a worker; None when it is gone."""
     query = sa.select(STARTING_WEIGHTS.c.data).where(_mine(researcher_id, weights_id))
     return session.execute(query).scalar_one_or_none()
 

@@ -218,7 +218,7 @@ class Outbox(SQLModel, table=True):
 class JobRelease(SQLModel, table=True):
     """The noisy model after one round: published once, never computed again.
 
-    `weights` and `server_state` are NPZ bytes without pickles; both may be dropped from older
+    `weights` and `server_state` are files of `kit.tensors`; both may be dropped from older
     rounds, `digest` (SHA-256 of `weights`) stays. `metrics` is canonical JSON over public data.
     """
 

@@ -13,7 +13,7 @@ from sqlmodel import Field, SQLModel
 
 
 class StartingWeights(SQLModel, table=True):
-    """One upload of one researcher; `data` is NPZ bytes without pickles, float32.
+    """One upload of one researcher; `data` is a file of `kit.tensors`, float32.
 
     `id` is `wts_` and the SHA-256 of `data`. `shapes` is a JSON list in the order of the model's
     weights. `created_at` is in microseconds UTC.

@@ -9,16 +9,15 @@ An un-noised sum must never be returned, stored, logged or shown; no function he
 gives it back. TensorFlow is never imported on this side.
 """
 
-import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from kit import npz
+from kit import tensors
 from worker.noise import BLOCK, Integers
 from worker.task import GRID, HALF
 
@@ -92,7 +91,7 @@ class ServerState:
         return bool(self.slots) or self.clip_norm is not None or self.noise_key is not None
 
     def to_bytes(self) -> bytes:
-        """Weights, step and slots as an `.npz` without pickles."""
+        """Weights, step and slots as a file of `kit.tensors`."""
         arrays: dict[str, npt.NDArray[Any]] = {"step": np.array(self.step, np.int64)}
         arrays |= {f"weight_{i:04d}": w for i, w in enumerate(self.weights)}
         for k, slot in enumerate(self.slots):
@@ -101,28 +100,31 @@ class ServerState:
             arrays["clip_norm"] = np.array(self.clip_norm, np.float64)
         if self.noise_key is not None:
             arrays["noise_key"] = np.frombuffer(self.noise_key, np.uint8)
-        return npz.dump(arrays)
+        return tensors.dump(arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes, shapes: Shapes) -> "ServerState":
         """Read what `to_bytes` wrote; ValueError when it does not belong to a model of `shapes`."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            names = sorted(archive.files)
-            slots = sorted({name.partition("_")[0] for name in names if name.startswith("slot")})
-            weights = [archive[name] for name in names if name.startswith("weight_")]
-            state = cls(
-                weights,
-                int(archive["step"]),
-                [[archive[n] for n in names if n.startswith(f"{slot}_")] for slot in slots],
-                float(archive["clip_norm"]) if "clip_norm" in names else None,
-                archive["noise_key"].tobytes() if "noise_key" in names else None,
-            )
+        held = tensors.load(data)
+        slots = sorted({name.partition("_")[0] for name in held if name.startswith("slot")})
+        state = cls(
+            _named(held, "weight_"),
+            int(held["step"]),
+            [_named(held, f"{slot}_") for slot in slots],
+            float(held["clip_norm"]) if "clip_norm" in held else None,
+            held["noise_key"].tobytes() if "noise_key" in held else None,
+        )
         for arrays in (state.weights, *state.slots):
             if [a.shape for a in arrays] != list(shapes) or any(
                 a.dtype != "float32" for a in arrays
             ):
                 raise ValueError("Expected a checkpoint of this model")
         return state
+
+
+def _named(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> list[npt.NDArray[Any]]:
+    """Arrays whose names begin so, in order of the rest."""
+    return [array for name, array in arrays.items() if name.startswith(prefix)]
 
 
 def check_weights(weights: Sequence[npt.NDArray[np.float32]], shapes: Shapes) -> Weights:

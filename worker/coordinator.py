@@ -22,7 +22,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from accounting.plan import TrainingPlan
-from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement, tensors
+from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
@@ -32,7 +32,7 @@ from jobs.services import Services
 from jobs.settings import Settings
 from jobs.tables import Job
 from jobs.tables_datasets import Dataset
-from kit import log, npz
+from kit import log, tensors
 from privacy_gateway import canonical, modelspec
 from privacy_gateway.schemas import JobRequest
 from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Sums, Weights
@@ -274,7 +274,7 @@ def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     if published.server_state is not None:
         shapes = modelspec.size_of(work.task.model).weight_shapes
         return ServerState.from_bytes(published.server_state, shapes)
-    weights = [array.astype(np.float32) for array in npz.load(published.weights).values()]
+    weights = [array.astype(np.float32) for array in tensors.load(published.weights).values()]
     return ServerState(weights, step=published.round)
 
 
@@ -308,7 +308,9 @@ def _round(
 
 def _publish(work: _Work, state: ServerState, round_number: int, clip_norm: float | None) -> None:
     """Weights are the release, and C where it adapts; what going on needs is kept beside them."""
-    weights = npz.dump({f"weight_{index:04d}": array for index, array in enumerate(state.weights)})
+    weights = tensors.dump(
+        {f"weight_{index:04d}": array for index, array in enumerate(state.weights)}
+    )
     with work.services.database.unit_of_work() as session:
         rounds.publish(
             session,

@@ -6,6 +6,7 @@ Only the event stream is asynchronous: one waiting listener must not hold a thre
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -24,8 +25,8 @@ from gateway.places import Places
 from jobs import admission, approvals, events, lifecycle, outputs, settlement, states, views
 from jobs.events import Event
 from jobs.services import Services
-from jobs.settlement import Format
 from jobs.tables import JobRelease
+from kit.tensors import Form
 from privacy_gateway.errors import Refused, invalid
 from privacy_gateway.schemas import JobRequest, JobView
 from privacy_gateway.views import Approval, Page, RoundMetrics
@@ -153,7 +154,7 @@ def result(
     caller: Anybody,
     job_id: str,
     form: Annotated[
-        Format, Query(alias="format", description="npz without pickles, or safetensors")
+        Form, Query(alias="format", description="npz without pickles, or safetensors")
     ] = "npz",
 ) -> Response:
     """The released model; downloads are free for ever."""
@@ -161,7 +162,8 @@ def result(
         file = settlement.result(session, caller, job_id, form=form)
     headers = {
         "Content-Disposition": f'attachment; filename="{file.filename}"',
-        "Digest": f"sha-256={file.digest}",
+        # RFC 9530
+        "Repr-Digest": f"sha-256=:{b64encode(bytes.fromhex(file.digest)).decode()}:",
         "ETag": f'"{file.digest}"',
     }
     return Response(file.data, media_type=file.media_type, headers=headers)

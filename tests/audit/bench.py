@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from jobs import admission
 from jobs.services import Services
 from jobs.tables import Job, JobRelease
-from kit import npz, ragged
+from kit import ragged, tensors
 from kit.db import Database
 from policies.engine import PolicyEngine
 from privacy_gateway import schemas
@@ -358,7 +358,7 @@ def _outcome(market: Market, job_id: str, watch: _Watch) -> tuple[Job, list[Any]
             .order_by(JobRelease.__table__.c.round.desc())
             .limit(1)
         ).scalar_one_or_none()
-    last = [] if newest is None else [list(npz.load(newest).values())]
+    last = [] if newest is None else [list(tensors.load(newest).values())]
     return job, watch.cohorts, [_flat(arrays) for arrays in (*watch.before, *last)]
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from gateway.settings import GatewaySettings
-from jobs import tensors
 from jobs.services import Services
-from kit import npz
+from kit import tensors
 from privacy_gateway import login
 from tests.gateway.conftest import Gateway, running
 
@@ -26,11 +25,13 @@ def _upload(gateway: Gateway, data: bytes, who: str = "researcher") -> dict[str,
 
 
 def test_the_same_numbers_are_the_same_upload_in_either_format(gateway: Gateway) -> None:
-    first = _upload(gateway, npz.dump(ARRAYS))
-    second = _upload(gateway, tensors.to_safetensors(ARRAYS))
+    stored = tensors.dump(ARRAYS)
+    first, second = (
+        _upload(gateway, tensors.in_form(stored, form)) for form in ("npz", "safetensors")
+    )
 
     assert first == second
-    assert first["id"] == f"wts_{tensors.digest(npz.dump(ARRAYS))}"
+    assert first["id"] == f"wts_{tensors.digest(stored)}"
     assert (first["shapes"], first["parameters"]) == ([[8, 2], [2]], 18)
     listed = gateway.ok("researcher", "GET", "/v1/weights")
     assert [item["id"] for item in listed["items"]] == [first["id"]]
@@ -38,7 +39,7 @@ def test_the_same_numbers_are_the_same_upload_in_either_format(gateway: Gateway)
 
 
 def test_an_upload_can_be_removed_and_belongs_to_one_researcher(gateway: Gateway) -> None:
-    path = f"/v1/weights/{_upload(gateway, npz.dump(ARRAYS))['id']}"
+    path = f"/v1/weights/{_upload(gateway, tensors.dump(ARRAYS))['id']}"
     gateway.add("grace", "researcher")
 
     assert gateway.refused("grace", "GET", path)["code"] == "not_found"
@@ -62,15 +63,15 @@ def test_other_formats_and_numbers_are_refused_by_name(gateway: Gateway) -> None
 def test_sizes_are_capped_for_one_file_and_for_all_of_one_researcher(
     settings: GatewaySettings, services: Services
 ) -> None:
-    stored = len(npz.dump(ARRAYS)) + 100
+    stored = len(tensors.dump(ARRAYS)) + 100
     small = settings.model_copy(
         update={"maximum_model_parameters": 20, "maximum_stored_weights_bytes": stored}
     )
     with running(small, replace(services, settings=small)) as house:
         house.add("researcher", "researcher")
-        _upload(house, npz.dump(ARRAYS))
-        more = npz.dump({"weight_0000": np.ones(20, np.float32)})
-        large = tensors.to_safetensors({"weight_0000": np.ones(21, np.float32)})
+        _upload(house, tensors.dump(ARRAYS))
+        more = tensors.in_form(tensors.dump({"weight_0000": np.ones(20, np.float32)}), "npz")
+        large = tensors.dump({"weight_0000": np.ones(21, np.float32)})
         for data in (more, large, bytes((1 << 20) + 161)):
             options: dict[str, Any] = {"content": data, "headers": FILE}
             answer = house.refused("researcher", "POST", "/v1/weights", **options)
@@ -78,7 +79,7 @@ def test_sizes_are_capped_for_one_file_and_for_all_of_one_researcher(
 
 
 def test_the_client_uploads_arrays_and_files(gateway: Gateway, tmp_path: Path) -> None:
-    (tmp_path / "start.safetensors").write_bytes(tensors.to_safetensors(ARRAYS))
+    (tmp_path / "start.safetensors").write_bytes(tensors.dump(ARRAYS))
     with login(token=gateway.tokens["researcher"], url=gateway.url) as domain:
         from_arrays = domain.upload_weights(list(ARRAYS.values()))
         from_file = domain.upload_weights(tmp_path / "start.safetensors")

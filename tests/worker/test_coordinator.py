@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from accounting import plan
-from jobs import (
-    settlement,
-    tensors,
-    views,
-)
-from kit import npz
+from jobs import settlement, views
+from kit import tensors
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -115,9 +111,9 @@ def test_result_and_receipt(market: Market) -> None:
         settlement.result(session, RESEARCHER, job_id)
     run(market, job_id, Stable())
     with market.database.read() as session:
-        result = settlement.result(session, RESEARCHER, job_id)
+        result = settlement.result(session, RESEARCHER, job_id, form="safetensors")
         receipt = settlement.receipt(session, RESEARCHER, job_id)
-    arrays = npz.load(result.data)
+    arrays = tensors.load(result.data)
     assert [(name, array.shape) for name, array in arrays.items()] == [
         ("weight_0000", (4, 3)), ("weight_0001", (3,)),
     ]  # fmt: skip
@@ -158,7 +154,7 @@ def test_the_model_is_noise_plus_sum_over_the_fixed_denominator(market: Market) 
     job_id = submit(market, rounds=1, noise_multiplier=5.0)
     run(market, job_id, Stable())
     (row,) = releases(market, job_id)
-    weights = npz.load(row.weights)["weight_0000"]
+    weights = tensors.load(row.weights)["weight_0000"]
     # 50 clients of a quarter C spread over 12 coordinates, divided by 50: the mean is 1/48 each;
     # the noise has the standard deviation 5/50.
     assert np.abs(weights - 1 / 48).max() < 6 * 5 / 50

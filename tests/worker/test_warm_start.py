@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from jobs import admission, quoting, settlement, starting_weights, tensors
+from jobs import admission, quoting, settlement, starting_weights
 from jobs.principal import Principal
 from jobs.tables import Job, JobRelease
-from kit import npz
+from kit import tensors
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from privacy_gateway.errors import Refused
@@ -43,7 +43,7 @@ def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market
 
 
 def uploaded(market: Market, arrays: list[Any] = START) -> str:
-    data = tensors.to_safetensors({f"weight_{n:04d}": array for n, array in enumerate(arrays)})
+    data = tensors.dump({f"weight_{n:04d}": array for n, array in enumerate(arrays)})
     upload = starting_weights.read(data, parameters=1000)
     with market.database.unit_of_work() as session:
         row = starting_weights.keep(
@@ -63,7 +63,7 @@ def run(market: Market, job_id: str, stable: Stable | None = None) -> list[Any]:
     assert coordinator.run(market.services, job_id, worker="w1", tools=tools) == "ended"
     with market.database.read() as session:
         released = settlement.result(session, RESEARCHER, job_id)
-    return list(npz.load(released.data).values())
+    return list(tensors.load(released.data).values())
 
 
 def digests(market: Market, job_id: str) -> list[str]:
