@@ -60,10 +60,17 @@ def install(engine: sa.Engine, silence_seconds: float) -> None:
 
 
 def take_time(connection: sa.Connection) -> None:
-    """Let this connection wait as long as it takes: a migration of a large table may."""
+    """Let this connection wait as long as it takes, and the server between its statements.
+
+    A migration of a large table may take long at either end. The connection is closed after its
+    use, and not lent to others.
+    """
     raw = connection.connection.driver_connection
     if isinstance(raw, Impatient):
+        connection.detach()
         raw.silence_seconds = None
+        connection.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
+        connection.commit()
 
 
 def let_alone(connection: sa.Connection) -> None:

@@ -190,11 +190,20 @@ class EmbeddedEngine:
 
     def _run_test(self, world: Publication, query: str) -> TestResult:
         try:
-            value = self._ask(world, query, b"{}", self._test_seconds)
+            value = self._tried(world, query)
         except EngineFailed as failure:
             return TestResult(rule_name(query), False, failure.detail)
         detail = "" if value is True else "the rule is not true"
         return TestResult(rule_name(query), value is True, detail)
+
+    def _tried(self, world: Publication, query: str) -> Any:
+        """What a test is; a busy machine is late once, a test that hangs always."""
+        try:
+            return self._ask(world, query, b"{}", self._test_seconds)
+        except EngineFailed as failure:
+            if failure.fault is not Fault.TIMEOUT:
+                raise
+        return self._ask(world, query, b"{}", self._test_seconds)
 
     def _ask(self, world: Publication, query: str, document: bytes, seconds: float) -> Any:
         """The value of `data.<query>`; None where it is undefined."""

@@ -15,8 +15,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from kit.process import free_port, spawn, stop
-from tests.support.servers import _unprivileged, missing, postgres_binaries, wait_until
+from kit.process import spawn, stop
+from tests.support.servers import (
+    _unprivileged,
+    free_port,
+    missing,
+    postgres_binaries,
+    wait_until,
+)
 
 
 class Cluster:

@@ -48,7 +48,13 @@ def house(
     """A gateway with a clinic in it."""
     state = folder / "state"
     state.mkdir()
-    values = {"housekeeping_seconds": 0.05, "state_dir": state, "database_url": database_url}
+    values = {
+        "housekeeping_seconds": 0.05,
+        "state_dir": state,
+        "database_url": database_url,
+        # A late decision is a 503 of another kind.
+        "policy_deadline_seconds": 20.0,
+    }
     made = GatewaySettings(**(values | settings))
     database = Database(made.database())
     schema.upgrade(database)
@@ -155,9 +161,14 @@ def test_postgresql_whose_whole_volume_is_full(
         ballast = fill(disk)
         accepted, refused_key = until_refused(place, "squeeze")
         ballast.unlink()
-        if not server.running():
-            server.start()
-        wait_until(server.ready, what="a server that takes connections")
+
+        def back() -> bool:
+            # It may run on for a moment after it has found no room to recover in.
+            if not server.running():
+                server.start()
+            return server.ready()
+
+        wait_until(back, what="a server that takes connections")
         said: list[dict[str, Any]] = []
         wait_until(
             lambda: said.append(submit(place, refused_key)) or said[-1]["status_code"] == 202,

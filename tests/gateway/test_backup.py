@@ -31,6 +31,9 @@ from tests.gateway.clinic import opened
 from tests.gateway.conftest import running
 from tests.gateway.machine import LATER, Machine, before, lived, shares, spent
 
+# Long enough for a busy machine between two statements, migrations included.
+SILENCE_SECONDS, LONGER_SECONDS = 2.0, 4.0
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def machine(request: pytest.FixtureRequest, tmp_path: Path, engine: PolicyEngine) -> Machine:
@@ -74,13 +77,13 @@ def test_a_dump_may_take_longer_than_the_server_lets_a_transaction_wait(
     empty_postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thirty seconds: the transaction that holds the dump's snapshot does nothing meanwhile."""
-    database = Database(empty_postgres_url, silence_seconds=0.3)
-    schema.upgrade(database)
     dump, other = backup.run_server_program, Database(empty_postgres_url)
+    schema.upgrade(other)
+    database = Database(empty_postgres_url, silence_seconds=SILENCE_SECONDS)
 
     def slow(*given: Any) -> None:
         with other.read() as session:
-            session.execute(sa.text("SELECT pg_sleep(1)"))
+            session.execute(sa.text("SELECT pg_sleep(:longer)"), {"longer": LONGER_SECONDS})
         dump(*given)
 
     monkeypatch.setattr(backup, "run_server_program", slow)
@@ -183,11 +186,11 @@ def test_an_export_may_take_longer_to_verify_than_the_server_lets_a_transaction_
     machine.lose()
 
     def slow(*given: Any, **more: Any) -> Any:
-        threading.Event().wait(1.0)
+        threading.Event().wait(LONGER_SECONDS)
         return verify(*given, **more)
 
     monkeypatch.setattr(restoring, "verify", slow)
-    monkeypatch.setattr(restoring, "Database", partial(Database, silence_seconds=0.3))
+    monkeypatch.setattr(restoring, "Database", partial(Database, silence_seconds=SILENCE_SECONDS))
     assert machine.back(folder=folder, export=newer).written_back == 13
 
 

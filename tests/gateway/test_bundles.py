@@ -13,7 +13,6 @@ from pydantic import SecretStr
 
 from gateway.settings import GatewaySettings
 from jobs.services import Services
-from kit.process import free_port
 from policies.bundle import BundleKey
 from policies.opa import OpaEngine
 from privacy_gateway.errors import Refused
@@ -21,6 +20,7 @@ from tests.gateway.clinic import opened, publish
 from tests.gateway.conftest import ROLES, Gateway, running
 from tests.support.engines import new_bundle_key, opa_configuration, opa_server
 from tests.support.market import policy
+from tests.support.servers import free_port
 
 TOKEN = "what-the-policy-server-shows"
 
@@ -38,7 +38,7 @@ def bundling(settings: GatewaySettings, key: BundleKey) -> GatewaySettings:
             "opa_bundles": True,
             "opa_bundle_key": SecretStr(key.pem.decode()),
             "opa_bundle_token": SecretStr(TOKEN),
-            "policy_deadline_seconds": 5.0,
+            "policy_deadline_seconds": 20.0,
         }
     )
 

@@ -299,7 +299,7 @@ def test_a_share_of_public_test_people_is_drawn_at_registration(
     )
 
     found = problem["clients_found"]
-    assert 40 < found < 80
+    assert 30 < found < 80  # beyond either once in a billion draws
     assert problem["clients_declared"] == 80
     right = open_population(gateway, clients=found)
     made = gateway.ok("owner", "POST", "/v1/datasets", **_form(manifest(right, **of), content))

@@ -52,12 +52,12 @@ def test_a_stream_ends_with_the_token_it_was_opened_with(clinic: Clinic) -> None
 
     listener = threading.Thread(target=listen)
     listener.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     house.ok("researcher", "DELETE", f"/v1/tokens/{made['id']}")
-    listener.join(10)
+    listener.join(60)
     ended = not listener.is_alive()
     house.ok("researcher", "POST", f"/v1/jobs/{job}/cancel")
-    listener.join(10)
+    listener.join(60)
     assert ended, "the stream went on without a token"
 
 

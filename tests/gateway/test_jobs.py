@@ -173,9 +173,9 @@ def test_events_stream_until_the_end_and_resume_where_they_stopped(clinic: Clini
 
     listener = threading.Thread(target=listen)
     listener.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     clinic.house.ok("researcher", "POST", f"{path}/cancel")
-    listener.join(10)
+    listener.join(60)
 
     assert not listener.is_alive()
     assert [event["seq"] for event in seen] == list(range(1, len(seen) + 1))

@@ -37,7 +37,7 @@ def clinic(gateway: Gateway) -> Clinic:
 
 def until(ask: Callable[[], Any]) -> Any:
     """The first answer that is something; housekeeping runs many times a second here."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if found := ask():
             return found

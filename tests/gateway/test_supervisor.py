@@ -74,9 +74,17 @@ class Up:
         return below
 
     def pid_of(self, pattern: str) -> int:
-        """The one process whose command line matches."""
-        found = [pid for pid, text in self.family().items() if re.search(pattern, text)]
-        assert len(found) == 1, self.family()
+        """The one process whose command line matches.
+
+        For a moment between fork and exec a child has the command line of its parent.
+        """
+        found: list[int] = []
+
+        def one() -> bool:
+            found[:] = [pid for pid, text in self.family().items() if re.search(pattern, text)]
+            return len(found) == 1
+
+        wait_until(one, what=f"one {pattern}")
         return found[0]
 
 
@@ -132,8 +140,8 @@ def test_up_serves_restarts_its_parts_and_ends_in_order(state: Path) -> None:
         assert running.lines[0] == "admin boss@example.org"
         assert PASSWORD not in "".join(running.lines)
         body = {"email": "boss@example.org", "password": PASSWORD}
-        assert httpx.post(f"{url}/v1/login", json=body, trust_env=False).status_code == 200
-        parts = httpx.get(f"{url}/readyz", trust_env=False).json()["parts"]
+        assert _post(f"{url}/v1/login", body) == 200
+        parts = httpx.get(f"{url}/readyz", trust_env=False, timeout=30).json()["parts"]
         assert parts["broker"] == parts["database"] == parts["policy"] == "ok"
 
         for pattern in ("gateway.cli serve", WORKER, r"broker\.sock|redis|valkey"):
@@ -156,6 +164,11 @@ def test_up_serves_restarts_its_parts_and_ends_in_order(state: Path) -> None:
     events = [json.loads(line) for line in log if line.startswith("{")]
     stopped = [event["part"] for event in events if event["event"] == "stopped"]
     assert stopped == ["gateway", "worker", "broker"]
+
+
+def _post(url: str, body: dict[str, str]) -> int:
+    """The status; beside a worker that still imports TensorFlow five seconds are not much."""
+    return httpx.post(url, json=body, trust_env=False, timeout=30).status_code
 
 
 def _restarted(running: Up, pattern: str, old: int) -> bool:

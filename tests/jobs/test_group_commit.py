@@ -38,6 +38,12 @@ def engine() -> Iterator[EmbeddedEngine]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that takes half a second leaves the rest to the next one; here groups are whole."""
+    monkeypatch.setattr("jobs.settle.MOST_SECONDS", 60.0)
+
+
 @contextmanager
 def grouped(market: Market, **options: Any) -> Iterator[Market]:
     """The market behind a writer."""
@@ -243,7 +249,7 @@ def held_up(market: Market) -> Iterator[None]:
 
 def wait_for(true: Any) -> None:
     deadline = threading.Event()
-    for _ in range(2000):
+    for _ in range(12_000):
         if true():
             return
         deadline.wait(0.005)

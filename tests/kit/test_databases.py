@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from kit.db import Database
 from tests.support import databases
+from tests.support.servers import wait_until
 
 
 @pytest.fixture
@@ -34,7 +35,28 @@ def _visit(url: str) -> int:
     return number
 
 
-def test_the_next_test_finds_it_empty(pool: databases.Pool) -> None:
+def _wait_until_nobody_is_there(url: str) -> None:
+    """A server's process of a closed connection ends by itself, some time after the closing."""
+    database = Database(url)
+    with database.engine.connect() as connection:
+        others = databases._OTHERS.format(me="pg_backend_pid()")
+        wait_until(
+            lambda: not connection.exec_driver_sql(others).scalar_one(), what="the visitors' end"
+        )
+        connection.rollback()
+    database.close()
+
+
+def test_the_next_test_finds_it_empty(
+    pool: databases.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied = pool._emptied
+
+    def patient(name: str) -> bool:
+        _wait_until_nobody_is_there(databases.named(pool._server, database=name))
+        return emptied(name)
+
+    monkeypatch.setattr(pool, "_emptied", patient)
     with pool.lent() as first:
         assert [_visit(first), _visit(first)] == [1, 2]
     with pool.lent() as second:

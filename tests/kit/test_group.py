@@ -241,7 +241,8 @@ for number in range(3):
     print(writer.submit(number), flush=True)
 with ThreadPoolExecutor(8) as pool:
     for number in range(3, 11):
-        pool.submit(lambda n=number: print(writer.submit(n), flush=True))
+        # In one piece: `print` writes the end of a line by itself, after another thread's perhaps.
+        pool.submit(lambda n=number: os.write(1, b"%d\\n" % writer.submit(n)))
 """
 
 

@@ -15,6 +15,8 @@ from policies.errors import Fault
 from tests.support.questions import ALLOW_ALL, example, question
 
 REVISION = Revision.of_text(ALLOW_ALL)
+PATIENCE = 20.0
+"""Seconds; nothing here is about time."""
 
 
 class Scripted:
@@ -85,8 +87,8 @@ def test_without_a_policy_nothing_is_allowed() -> None:
 
 def test_a_decision_can_be_repeated_to_the_byte(embedded: EmbeddedEngine) -> None:
     revision = Revision.of_text(*example("price_cap"))
-    first = ask(embedded, revision, question())
-    again = ask(embedded, revision, question())
+    first = ask(embedded, revision, question(), deadline_seconds=PATIENCE)
+    again = ask(embedded, revision, question(), deadline_seconds=PATIENCE)
     assert first.allowed
     assert first.code is None
     assert (first.digest, first.input_bytes) == (again.digest, again.input_bytes)
@@ -96,7 +98,7 @@ def test_a_decision_can_be_repeated_to_the_byte(embedded: EmbeddedEngine) -> Non
 def test_a_denial_by_rules_is_policy_denied(embedded: EmbeddedEngine) -> None:
     revision = Revision.of_text(*example("price_cap"))
     asked = question(job__purpose="marketing", cost__epsilon_nano=9_000_000_000)
-    decision = ask(embedded, revision, asked)
+    decision = ask(embedded, revision, asked, deadline_seconds=PATIENCE)
     assert decision.code == "policy_denied"
     assert [denial.code for denial in decision.verdict.denials] == [
         "price_above_limit",

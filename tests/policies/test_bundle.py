@@ -31,7 +31,7 @@ from tests.support.servers import wait_until
 
 OPEN = Revision.of_text(ALLOW_ALL)
 OTHER = Revision.of_text(ALLOW_ALL + "\nother := true\n")
-PATIENCE = 10.0
+PATIENCE = 60.0
 SIGNATURES = ".signatures.json"
 
 

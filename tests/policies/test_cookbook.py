@@ -50,7 +50,7 @@ def test_a_recipe_is_clean_and_decides_alike(
     assert embedded.check(revision.source).items == ()
     assert opa.check(revision.source).items == ()
     for asked in (question(), question(job__purpose="other", cost__epsilon_nano=9 * 10**9)):
-        ours = ask(embedded, revision, asked, deadline_seconds=10)
-        theirs = ask(opa, revision, asked, deadline_seconds=10)
+        ours = ask(embedded, revision, asked, deadline_seconds=60)
+        theirs = ask(opa, revision, asked, deadline_seconds=60)
         assert ours.fault is None
         assert (ours.verdict, ours.fault) == (theirs.verdict, theirs.fault)

@@ -16,6 +16,8 @@ from tests.support.engines import ENDLESS_SECONDS, opa_server
 from tests.support.questions import ALLOW_ALL, example, question
 
 OPEN = Revision.of_text(ALLOW_ALL)
+PATIENCE = 20.0
+"""Seconds, for what is not about time."""
 
 
 def broken(handler: httpx.MockTransport) -> OpaEngine:
@@ -31,7 +33,8 @@ def test_health_tells_the_version(opa: OpaEngine) -> None:
 
 def test_a_revision_is_published_when_first_asked(opa: OpaEngine) -> None:
     revision = Revision.of_text(ALLOW_ALL + "\nfirst_asked := true\n")
-    assert opa.evaluate(revision, question().canonical).answer == {"allow": True, "deny": []}
+    answer = opa.evaluate(revision, question().canonical, PATIENCE).answer
+    assert answer == {"allow": True, "deny": []}
 
 
 def test_a_restarted_server_is_filled_again(
@@ -40,7 +43,7 @@ def test_a_restarted_server_is_filled_again(
     engine = OpaEngine(f"http://127.0.0.1:{free_port}")
     for _ in range(2):
         with opa_server(opa_binary, tmp_path, free_port):
-            assert engine.evaluate(OPEN, question().canonical, 5).fault is None
+            assert engine.evaluate(OPEN, question().canonical, PATIENCE).fault is None
         assert engine.evaluate(OPEN, question().canonical).fault is Fault.UNREACHABLE
         assert not engine.health().ok
     engine.close()
@@ -62,8 +65,8 @@ def test_a_bad_policy_is_a_fault_and_the_next_decision_works(
     opa: OpaEngine, rule: str, fault: Fault
 ) -> None:
     revision = Revision.of_text(f"package p\n\n{rule}\n")
-    assert opa.evaluate(revision, question().canonical, 2).fault is fault
-    assert opa.evaluate(OPEN, question().canonical, 2).fault is None
+    assert opa.evaluate(revision, question().canonical, PATIENCE).fault is fault
+    assert opa.evaluate(OPEN, question().canonical, PATIENCE).fault is None
 
 
 def test_an_endless_policy_ends_at_the_deadline(opa: OpaEngine) -> None:
@@ -76,7 +79,7 @@ def test_an_endless_policy_ends_at_the_deadline(opa: OpaEngine) -> None:
     started = time.monotonic()
     assert opa.evaluate(bomb, question().canonical, 0.5).fault is Fault.TIMEOUT
     assert time.monotonic() - started < ENDLESS_SECONDS
-    assert opa.evaluate(OPEN, question().canonical, 2).fault is None
+    assert opa.evaluate(OPEN, question().canonical, PATIENCE).fault is None
 
 
 def test_compile_errors_have_the_owners_line(opa: OpaEngine) -> None:

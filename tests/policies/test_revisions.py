@@ -233,7 +233,7 @@ def test_the_database_itself_holds_one_active_revision(
 
 def test_a_decision_is_logged_with_its_input(database: Database, embedded: EmbeddedEngine) -> None:
     revision = drafted(database)
-    allowed = ask(embedded, revision, question())
+    allowed = ask(embedded, revision, question(), deadline_seconds=20)
     failed = ask(embedded, None, question())
     with database.unit_of_work() as session:
         ids = [

@@ -16,7 +16,7 @@ from policies.opa import OpaEngine
 from policies.shadow import ShadowEngine
 from tests.support.questions import example, question
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 # To one engine a text cannot be walked over, in the other nothing is found there.
 DIVIDED = Revision.of_text(
     "package p\n\n"

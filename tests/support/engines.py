@@ -15,11 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from kit.process import free_port, spawn, stop
+from kit.process import spawn, stop
 from policies.bundle import ALGORITHM, KEY_ID, SCOPE, BundleKey
 from policies.embedded import EmbeddedEngine
 from policies.opa import BUNDLE_NAME, OpaEngine
-from tests.support.servers import wait_until
+from tests.support.servers import free_port, wait_until
 
 # A policy without an end would take more; what a deadline has ended is there long before, also on
 # a machine that others use.
@@ -100,7 +100,7 @@ def _answers(url: str) -> bool:
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedEngine]:
     """The embedded engine."""
-    engine = EmbeddedEngine(2)
+    engine = EmbeddedEngine(2, test_seconds=20.0)
     yield engine
     engine.close()
 

@@ -200,7 +200,7 @@ def let_decide(market: Market, source: str) -> None:
 @contextmanager
 def engine(processes: int = 2) -> Iterator[EmbeddedEngine]:
     """A real engine, closed at the end."""
-    made = EmbeddedEngine(processes=processes)
+    made = EmbeddedEngine(processes=processes, test_seconds=20.0)
     try:
         yield made
     finally:

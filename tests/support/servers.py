@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from kit.process import free_port, spawn, stop
+from kit.process import spawn, stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
+
+# Below the ports that the kernel gives to clients and to whoever binds port 0: between the choice
+# of a port and its server's start nobody else may get it. Each worker of pytest-xdist has its own.
+_PORTS_EACH = 2000
+_PORTS_FROM = 12_000 + _PORTS_EACH * (
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 10
+)
+_OFFSETS = itertools.count(os.getpid())
 
 
 def missing(what: str) -> None:
@@ -25,6 +35,20 @@ def missing(what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that stays free until its server is there."""
+    for offset in itertools.islice(_OFFSETS, _PORTS_EACH):
+        port = _PORTS_FROM + offset % _PORTS_EACH
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise OSError("no port is free")
 
 
 def wait_until(ready: Callable[[], bool], *, what: str, seconds: float = START_SECONDS) -> None:

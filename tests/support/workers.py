@@ -49,13 +49,16 @@ def submit(market: Market, *, rounds: int) -> str:
 
 
 def environment(market: Market, redis_url: str) -> dict[str, str]:
-    """What a worker of this market is told; leases are short so that tests are."""
+    """What a worker of this market is told.
+
+    Leases are short so that tests are, and outlast a renewal that a busy machine keeps waiting.
+    """
     return {
         **os.environ,
         "DATABASE_URL": market.database.url.render_as_string(hide_password=False),
         "REDIS_URL": redis_url,
         "PRIVACY_GATEWAY_STATE": str(market.services.settings.state_dir),
-        "PRIVACY_GATEWAY_LEASE_SECONDS": "3",
+        "PRIVACY_GATEWAY_LEASE_SECONDS": "8",
         "PRIVACY_GATEWAY_REHINT_SECONDS": "1",
         "PRIVACY_GATEWAY_POLICY_DEADLINE_SECONDS": "20",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "client")]),

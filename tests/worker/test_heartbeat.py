@@ -95,5 +95,7 @@ def test_work_that_is_over_is_left_in_peace(market: Market, held: Claim) -> None
     with beating(market, held, threading.Event()) as heartbeat:
         heartbeat.guard(killed.set)
         heartbeat.rest()
+        # A renewal that was under way would rightly take a lease that ends now for a lost one.
+        wait_until(lambda: not heartbeat._thread.is_alive(), what="the end", seconds=20)
         end_lease(market, held)
     assert not killed.is_set()
