@@ -24,6 +24,7 @@ from jobs.proposal import plan_for
 from jobs.recheck import request_of
 from jobs.tables import Job, JobEvent, JobRelease
 from jobs.tables_datasets import Dataset
+from kit import tensors
 from kit.clock import rfc3339
 
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
@@ -178,7 +179,11 @@ def _ledger(session: Session, job: Job) -> dict[str, Any]:
 def _model(session: Session, job: Job) -> dict[str, Any] | None:
     """Hash of the newest released weights, or of what was measured on them."""
     newest = (
-        sa.select(_RELEASE.c.round, _RELEASE.c.digest)
+        sa.select(
+            _RELEASE.c.round,
+            _RELEASE.c.digest,
+            sa.func.substr(_RELEASE.c.weights, 1, tensors.MARK_BYTES).label("mark"),
+        )
         .where(_RELEASE.c.job_id == job.id)
         .order_by(_RELEASE.c.round.desc())
         .limit(1)
@@ -192,12 +197,16 @@ def _model(session: Session, job: Job) -> dict[str, Any] | None:
         told = {"evaluated_job": source["job"]} if "job" in source else {"evaluated": source}
         told |= {"metrics_sha256": row.digest, "split": request.split}
         return told | {"architecture": request.model.architecture.fingerprint}
-    begun = starting_weights.provenance(session, request.initial) if request.initial else None
-    return {
+    model: dict[str, Any] = {
         "round": row.round,
         "sha256": row.digest,
         "architecture": request.model.architecture.fingerprint,
-    } | ({} if begun is None else {"initial": begun})
+    }
+    if row.mark is not None:
+        model["form"] = tensors.form_of(row.mark)
+    if request.initial is not None:
+        model["initial"] = starting_weights.provenance(session, request.initial)
+    return model
 
 
 def _rounded_up(epsilon: float) -> str:

@@ -23,7 +23,7 @@ from jobs.tables_weights import STARTING_WEIGHTS
 from kit import tensors
 from kit.clock import micros
 from privacy_gateway import tensor_files
-from privacy_gateway.errors import FieldError, Refused
+from privacy_gateway.errors import Refused
 from privacy_gateway.first_weights import Initial
 from privacy_gateway.layer_base import Shape
 
@@ -65,16 +65,7 @@ def read(data: bytes, *, parameters: int) -> Upload:
     Raises:
         Refused: `too_large`, `unsupported`, `invalid_request`; see `tensor_files.read`.
     """
-    arrays = list(tensor_files.read(data, limit=parameters * _WIDEST_NUMBER).values())
-    count = sum(array.size for array in arrays)
-    if not 1 <= count <= parameters:
-        message = f"hold {count} numbers; between 1 and {parameters} are taken"
-        raise Refused(
-            "too_large",
-            f"the weights {message}",
-            errors=[FieldError("body", message, count, parameters)],
-            limit=parameters,
-        )
+    arrays = list(tensor_files.read(data, parameters=parameters).values())
     stored = tensors.dump({f"weight_{place:04d}": array for place, array in enumerate(arrays)})
     shapes = tuple(array.shape for array in arrays)
     return Upload(PREFIX + tensors.digest(stored), shapes, stored)

@@ -60,7 +60,7 @@ def install(engine: sa.Engine, silence_seconds: float) -> None:
 
 
 def take_time(connection: sa.Connection) -> None:
-    """Let this connection wait as long as it takes, and the server between its statements.
+    """Let this connection wait as long as it takes, and the server for an hour between statements.
 
     A migration of a large table may take long at either end. The connection is closed after its
     use, and not lent to others.
@@ -69,7 +69,7 @@ def take_time(connection: sa.Connection) -> None:
     if isinstance(raw, Impatient):
         connection.detach()
         raw.silence_seconds = None
-        connection.execute(sa.text("SET idle_in_transaction_session_timeout = 0"))
+        connection.execute(sa.text("SET idle_in_transaction_session_timeout = '1h'"))
         connection.commit()
 
 

@@ -1,7 +1,8 @@
 """Arrays as files that hold no code: safetensors, as models are stored, or NPZ to hand out.
 
-Both are written by their own libraries, and a file is a function of names and values alone. Arrays
-are told apart by name, never by their place in a file: safetensors orders them by type and name.
+Both are written by their own libraries, and a file is a function of names, values and the library's
+version alone. Arrays are told apart by name, never by their place in a file: safetensors orders
+them by type and name.
 Formats: https://github.com/huggingface/safetensors#format and
 https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 """
@@ -20,7 +21,8 @@ from safetensors import numpy as safetensors
 Array = npt.NDArray[np.generic]
 Form = Literal["npz", "safetensors"]
 
-_ZIP: Final = b"PK"
+# A file's first bytes, by which its form is known.
+MARK_BYTES: Final = 9
 
 
 def dump(arrays: Mapping[str, Array]) -> bytes:
@@ -37,8 +39,8 @@ def load(data: bytes) -> dict[str, Array]:
     """Arrays in order of their names, of a file in either form; never unpickles.
 
     Raises:
-        ValueError: an NPZ array would need a pickle.
-        zipfile.BadZipFile, safetensors.SafetensorError: the bytes are no such file.
+        ValueError: an NPZ array would need a pickle, or the bytes are neither.
+        zipfile.BadZipFile, safetensors.SafetensorError: the bytes are a damaged file.
     """
     if form_of(data) == "safetensors":
         return dict(sorted(safetensors.load(data).items()))
@@ -55,8 +57,12 @@ def in_form(data: bytes, form: Form) -> bytes:
 
 
 def form_of(data: bytes) -> Form:
-    """Which of the two a file is; models that were stored by earlier versions are NPZ."""
-    return "npz" if data.startswith(_ZIP) else "safetensors"
+    """Which of the two a file is; models that were stored by earlier versions are NPZ.
+
+    A safetensors file begins with a length, which may read "PK" too, and then a JSON object. There
+    an archive says its method of compression, of which none is called so.
+    """
+    return "safetensors" if data[MARK_BYTES - 1 : MARK_BYTES] == b"{" else "npz"
 
 
 def digest(data: bytes) -> str:

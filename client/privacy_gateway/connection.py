@@ -6,11 +6,13 @@ carry an idempotency key. A token must never appear in a message, a repr or a lo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -140,13 +142,17 @@ class Connection:
 
     @contextmanager
     def stream(self, path: str, **params: Any) -> Iterator[Iterator[bytes]]:
-        """Bytes of a download in blocks, never held whole."""
+        """Bytes of a download in blocks, never held whole.
+
+        Raises:
+            Refused: `unavailable` after the last block when they are not those the gateway told of.
+        """
         try:
             with self._http.stream("GET", path, params=_given(params)) as response:
                 if response.is_error:
                     response.read()
                     _raise_problem(response)
-                yield response.iter_bytes()
+                yield _as_told(response.iter_bytes(), response.headers.get("repr-digest", ""))
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -161,6 +167,16 @@ class Connection:
             else ("cannot be reached")
         )
         return Refused("unavailable", f"the gateway at {self.url} {kind}; is it up?")
+
+
+def _as_told(blocks: Iterable[bytes], told: str) -> Iterator[bytes]:
+    """Blocks as they come, of a file whose SHA-256 may have been told (RFC 9530)."""
+    found = hashlib.sha256()
+    for block in blocks:
+        found.update(block)
+        yield block
+    if told.startswith("sha-256=:") and told != f"sha-256=:{b64encode(found.digest()).decode()}:":
+        raise Refused("unavailable", "the download is damaged; take it again")
 
 
 def _checked_url(url: str) -> str:

@@ -1,9 +1,9 @@
 """Weights read from a stranger's file: NPZ or safetensors, numbers and nothing else.
 
 Sizes are known from headers before a tensor is unpacked, nothing is ever unpickled, and no format
-that can carry code (pickle, HDF5, `.keras`, SavedModel) is opened at all. Used at both ends, so a
-file that the gateway refuses can be refused on the researcher's machine. This module must never
-allocate more than `limit` bytes for tensors in each of the two copies it makes.
+that can carry code (pickle, HDF5, `.keras`, SavedModel) is opened at all. It needs no gateway: a
+file can be tried on the researcher's machine. This module must never unpack more than eight bytes
+for each number that is allowed, nor make arrays of more numbers.
 Formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html and
 https://github.com/huggingface/safetensors#format.
 """
@@ -11,6 +11,7 @@ https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 import zipfile
@@ -29,6 +30,9 @@ MAX_TENSORS: Final = 1024
 MAX_HEADER_BYTES: Final = 1 << 20
 _NPY_HEADER_BYTES: Final = 4096
 _MAX_RANK: Final = 8
+_WIDEST_NUMBER: Final = 8
+# Two bytes of its mark may begin a safetensors file too.
+_ARCHIVE: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _DTYPES: Final = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _NUMBERED: Final = re.compile(r"^(.*?)([0-9]{1,6})$")
 _FOREIGN: Final = (
@@ -40,7 +44,7 @@ _FOREIGN: Final = (
 )
 
 
-def read(data: bytes, *, limit: int) -> dict[str, Array]:
+def read(data: bytes, *, parameters: int) -> dict[str, Array]:
     """Tensors of a file by name, float32, in the order of the model's weights.
 
     Names end in a number that says the place (`weight_0000`, `arr_0`): formats do not keep an
@@ -48,18 +52,24 @@ def read(data: bytes, *, limit: int) -> dict[str, Array]:
 
     Args:
         data: the file.
-        limit: most bytes of all tensors together, as stored.
+        parameters: most numbers of all tensors together.
 
     Raises:
-        Refused: `unsupported` for another format; `too_large`; `invalid_request` naming the tensor
-            for broken sizes, names out of order, other types than floats, or numbers that are not
-            finite.
+        Refused: `unsupported` for another format; `too_large` for more numbers; `invalid_request`
+            naming the tensor for broken sizes, names out of order, other types than floats, or
+            numbers that are not finite.
         ImportError: NumPy or safetensors is not installed.
     """
     for magic, name in _FOREIGN:
         if data.startswith(magic):
             raise Refused("unsupported", f"weights come as NPZ or safetensors, never as {name}")
-    tensors = _npz(data, limit) if data.startswith(b"PK") else _safetensors(data, limit)
+    limit = parameters * _WIDEST_NUMBER
+    tensors = _npz(data, limit) if data.startswith(_ARCHIVE) else _safetensors(data, limit)
+    count = sum(array.size for array in tensors.values())
+    if count > parameters:
+        message = f"hold {count} numbers; at most {parameters} are taken"
+        at = FieldError("body", message, count, parameters)
+        raise Refused("too_large", f"the weights {message}", errors=[at], limit=parameters)
     return {name: _finite(name, tensors[name]) for name in _ordered(list(tensors))}
 
 
@@ -116,14 +126,18 @@ def _npy(name: str, data: bytes) -> Any:
 
 def _safetensors(data: bytes, limit: int) -> dict[str, Any]:
     """What the format's own library reads, of a file whose sizes were seen before."""
-    import numpy as np
-    from safetensors import SafetensorError, deserialize
-
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= MAX_HEADER_BYTES or data[8:9] != b"{":
         raise Refused("unsupported", "the file is neither NPZ nor safetensors")
     if len(data) - 8 - length > limit:
         raise Refused("too_large", f"the weights have more than {limit} bytes", limit=limit)
+    import numpy as np
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        json.loads(data[8 : 8 + length], object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _broken("body", "the header is not JSON, or names a member twice") from error
     try:
         entries = deserialize(data)  # type: ignore[no-untyped-call]  # its stub says no types
     except SafetensorError as error:
@@ -138,6 +152,14 @@ def _safetensors(data: bytes, limit: int) -> dict[str, Any]:
     return tensors
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The library takes the last of two entries of one name."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
 def _check_count(count: int) -> None:
     if not 1 <= count <= MAX_TENSORS:
         raise _broken("body", f"holds {count} tensors; between 1 and {MAX_TENSORS} are read")
@@ -147,9 +169,9 @@ def _check_shape(name: str, shape: Any) -> list[int]:
     if (
         not isinstance(shape, list)
         or len(shape) > _MAX_RANK
-        or any(type(side) is not int or side < 0 for side in shape)
+        or any(type(side) is not int or side < 1 for side in shape)
     ):
-        raise _broken(name, "has no shape")
+        raise _broken(name, "has no shape of sides of at least 1")
     return shape
 
 

@@ -46,7 +46,14 @@ _FILE: dict[int | str, dict[str, Any]] = {
         "content": {
             "application/x-npz": {"schema": {"type": "string", "format": "binary"}},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        }
+        },
+        "headers": {
+            "ETag": {"schema": {"type": "string"}, "description": "SHA-256 of the file, hex"},
+            "Repr-Digest": {
+                "schema": {"type": "string"},
+                "description": "SHA-256 of the file as RFC 9530 writes it",
+            },
+        },
     }
 }
 

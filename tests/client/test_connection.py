@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +89,24 @@ def test_a_submit_is_repeated_under_one_key() -> None:
     assert Domain(wire.connection()).submit({"rounds": 1}).id == "job_1"
     keys = {request.headers["Idempotency-Key"] for request in wire.requests}
     assert (len(wire.requests), len(keys)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "damaged"),
+    [(b"the file", False), (b"another file", True), (None, False)],
+    ids=["the same", "another", "nothing"],
+)
+def test_a_download_is_what_the_gateway_told_of(told: bytes | None, damaged: bool) -> None:
+    answer = httpx.Response(200, content=b"the file")
+    if told is not None:
+        digest = b64encode(hashlib.sha256(told).digest()).decode()
+        answer.headers["Repr-Digest"] = f"sha-256=:{digest}:"
+    with Wire(answer).connection().stream("/v1/jobs/job_1/result") as blocks:
+        if damaged:
+            with pytest.raises(Refused, match="damaged"):
+                b"".join(blocks)
+        else:
+            assert b"".join(blocks) == b"the file"
 
 
 def test_giving_up_says_where_and_that_it_may_be_down() -> None:

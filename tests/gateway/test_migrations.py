@@ -140,15 +140,13 @@ def test_a_migration_may_take_longer_than_the_database_lets_others_wait(
     postgres_database_url: str,
 ) -> None:
     """At either end: a statement of the server, and what the program does between two."""
-    database = Database(postgres_database_url, silence_seconds=0.5)
-    long = 1.5
+    database = Database(postgres_database_url, silence_seconds=2.0)
+    long = 4.0
     with schema._changing(database) as connection:
         connection.execute(sa.text("SELECT pg_sleep(:long)"), {"long": long})
         threading.Event().wait(long)
         assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
         connection.rollback()
     with database.engine.connect() as other:
-        assert (
-            other.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar() == "500ms"
-        )
+        assert other.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar() == "2s"
     database.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from base64 import b64decode
+from base64 import b64encode
 
 import numpy as np
 import pytest
@@ -49,9 +49,10 @@ def test_each_form_of_a_model_has_its_own_hash(gateway: Gateway, job: str) -> No
         assert tensors.form_of(answer.content) == form
         for name, array in tensors.load(answer.content).items():
             np.testing.assert_array_equal(array, MODEL[name])
-        told = answer.headers["repr-digest"].removeprefix("sha-256=:").removesuffix(":")
-        assert b64decode(told, validate=True) == hashlib.sha256(answer.content).digest()
+        told = b64encode(hashlib.sha256(answer.content).digest()).decode()
+        assert answer.headers["repr-digest"] == f"sha-256=:{told}:"
         tags.add(answer.headers["etag"])
     assert len(tags) == 2
     receipt = gateway.ok("researcher", "GET", f"/v1/jobs/{job}/receipt")
     assert answers["safetensors"].headers["etag"] == f'"{receipt["model"]["sha256"]}"'
+    assert receipt["model"]["form"] == "safetensors"

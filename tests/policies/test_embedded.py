@@ -165,18 +165,3 @@ def test_two_policies_of_one_package_name_do_not_meet(engine: EmbeddedEngine) ->
     assert engine.evaluate(first, b"{}", PATIENCE).answer["allow"] is True
     assert engine.evaluate(second, b"{}", PATIENCE).answer["allow"] is False
     assert engine.evaluate(first, b"{}", PATIENCE).answer["allow"] is True
-
-
-def test_a_test_that_was_late_once_is_run_again_and_one_that_hangs_fails() -> None:
-    patient = EmbeddedEngine(1, test_seconds=3)
-    tests = "package open_test\n\nimport data.open\n\ntest_it if open.decision.allow\n"
-    try:
-        assert patient.test(ALLOW_ALL, tests).passed
-        (pid,) = patient.pids()
-        os.kill(pid, signal.SIGSTOP)
-        assert patient.test(ALLOW_ALL, tests).passed
-        endless = f"package open_test\n\ntest_it if {BOMB} == 0\n"
-        (told,) = patient.test(ALLOW_ALL, endless).failed
-        assert "deadline" in told.detail
-    finally:
-        patient.close()

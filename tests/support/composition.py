@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.server import Running
-from kit.process import free_port
-from tests.support.servers import REPOSITORY, opa_path
+from tests.support.servers import REPOSITORY, free_port, opa_path
 
 FILES = ("docker-compose.yml", "deploy/compose.standin.yml")
 STANDINS = ("python", "postgres", "redis", "opa")

@@ -246,11 +246,18 @@ def _thread_bomb() -> str:
     """Threads of the lowest kind: nobody waits for one that ended for want of memory."""
     wanted, gate = 100_000, _thread.allocate_lock()
     gate.acquire()
+
+    def wait() -> None:
+        with gate:  # and let the next one out
+            pass
+
     try:
         for _ in range(wanted):
-            _thread.start_new_thread(gate.acquire, ())
+            _thread.start_new_thread(wait, ())
     except (RuntimeError, MemoryError):
-        return f"refused: threads, after {_thread._count()}"
+        living = _thread._count()
+        gate.release()
+        return f"refused: threads, after {living}"
     living = _thread._count()
     return "no end" if living >= wanted else f"refused: threads, {living} live"
 
