@@ -29,7 +29,7 @@ from jobs.tables import Job, JobRelease, Outbox
 from kit import prepared
 from kit.clock import micros
 from kit.database_time import database_micros
-from kit.prepared import Asked, Prepared
+from kit.prepared import Asked, Call, Prepared
 from privacy_gateway import canonical
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
@@ -262,7 +262,7 @@ def publish(
     now: datetime,
     clip_norm: float | None = None,
 ) -> bool:
-    """Publish one round's noisy model: insert-if-absent on (job, round), then forget older blobs.
+    """Publish one round's noisy model: forget the older one, insert if absent on (job, round).
 
     An adaptive clip norm is a released value too and stands in the event. An evaluation publishes
     no weights; `digest` is then that of its metrics.
@@ -291,26 +291,33 @@ def publish(
         "server_state": server_state,
         "published_at": micros(now),
     }
-    insert = _PUBLISH[session.get_bind().dialect.name == "sqlite"]
-    if not prepared.one(session, insert, row).rows:
-        return False
     body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
     if clip_norm is not None:
         body["clip_norm"] = clip_norm
-    prepared.ask(
+    insert = _PUBLISH[session.get_bind().dialect.name == "sqlite"]
+    stored, *_ = prepared.ask(
         session,
+        _in_place_of(held.job_id, round_number - 1, (insert, row)),
         _moving_on(held.job_id, round_number, now),
         events.recording(held.job_id, "published", now=now, body=body),
     )
+    if not stored:
+        raise ValueError(f"round {round_number} stands there, but the job has not counted it")
     return True
 
 
+def _in_place_of(job_id: str, before: int, publishing: Call) -> Asked[bool]:
+    """Only the newest model is needed to go on; the row of the one before keeps its digest.
+
+    The old one goes first: SQLite overwrites what is deleted, and the new model takes its pages.
+    """
+    forgetting = (_FORGET, {"held_job": job_id, "old_round": before})
+    return Asked([forgetting, publishing], lambda answers: bool(answers[1].rows))
+
+
 def _moving_on(job_id: str, published: int, now: datetime) -> Asked[None]:
-    """Only the newest model is needed to go on; the row of the one before keeps its digest."""
     moved = {"held_job": job_id, "published": published, "now": micros(now)}
-    return prepared.nothing(
-        [(_FORGET, {"held_job": job_id, "old_round": published - 1}), (_GET_ON, moved)]
-    )
+    return prepared.nothing([(_GET_ON, moved)])
 
 
 def release(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -199,11 +199,25 @@ def _sqlite_writer(url: sa.URL) -> sa.Engine:
     Pages of a hot ledger stay at hand: reading them back from the file costs more than an insert. A
     reader's pages are worth nothing after the next commit, and there are many readers.
     """
-    return _sqlite(url, begin="BEGIN IMMEDIATE", cache_kib=CACHE_KIB, pool_size=1, max_overflow=0)
+    return _sqlite(
+        url,
+        begin="BEGIN IMMEDIATE",
+        cache_kib=CACHE_KIB,
+        # What is forgotten is overwritten, whatever a build of SQLite does by itself; and what a
+        # statement with a trigger would have to undo is kept in memory, not in a file.
+        more=("secure_delete=ON", "temp_store=MEMORY"),
+        pool_size=1,
+        max_overflow=0,
+    )
 
 
 def _sqlite(
-    url: sa.URL, *, begin: str = "BEGIN", cache_kib: int = READERS_CACHE_KIB, **pool: int
+    url: sa.URL,
+    *,
+    begin: str = "BEGIN",
+    cache_kib: int = READERS_CACHE_KIB,
+    more: Sequence[str] = (),
+    **pool: int,
 ) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS}, **pool)
 
@@ -235,6 +249,7 @@ def _sqlite(
             f"wal_autocheckpoint={CHECKPOINT_PAGES}",
             "foreign_keys=ON",
             f"busy_timeout={BUSY_SECONDS * 1000}",
+            *more,
         ):
             connection.execute(f"PRAGMA {pragma}")
 
