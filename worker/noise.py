@@ -107,18 +107,20 @@ class NoiseSource:
         words = self.uniform64(2 * count)
         lengths, angles = words[:count], words[count:]
         # (k + ½)/2⁶³ is never 0, and a double keeps its logarithm near 0 in full.
-        radius = (lengths >> np.uint64(1)).view(np.int64).astype(np.float64)
+        np.right_shift(lengths, np.uint64(1), out=lengths)
+        radius = lengths.view(np.int64).astype(np.float64)
         radius += 0.5
         radius *= 2.0**-63
         np.log(radius, out=radius)
         radius *= -2.0 * sigma * sigma
         np.sqrt(radius, out=radius)
-        half_angle = (angles << np.uint64(1)).view(np.int64).astype(np.float64)
+        np.left_shift(angles, np.uint64(1), out=lengths)
+        half_angle = lengths.view(np.int64).astype(np.float64)
         half_angle *= math.pi / 4 * 2.0**-63
         sine = _sine(half_angle)
-        square = sine * sine
-        cosine = np.sqrt(1.0 - square)
-        sine *= cosine
+        square = np.multiply(sine, sine, out=half_angle)
+        cosine = 1.0 - square
+        sine *= np.sqrt(cosine, out=cosine)
         sine *= 2.0
         sine *= radius
         square *= -2.0
@@ -126,15 +128,17 @@ class NoiseSource:
         square *= radius
         np.rint(sine, out=sine)
         np.rint(square, out=square)
-        square.view(np.uint64)[...] ^= angles & _SIGN
+        angles &= _SIGN
+        square.view(np.uint64)[...] ^= angles
         return square, sine
 
 
 def _sine(angle: Floats) -> Floats:
     """Sine on [−π/4, π/4] by Horner's rule, to 1e-16."""
     square = angle * angle
-    total = np.full_like(angle, _SINE[0])
-    for coefficient in _SINE[1:]:
+    total = square * _SINE[0]
+    total += _SINE[1]
+    for coefficient in _SINE[2:]:
         total *= square
         total += coefficient
     total *= angle
