@@ -25,7 +25,7 @@ compose: ## the same in containers with PostgreSQL, Redis and OPA (STANDIN=1: no
 	$(COMPOSE) up --build --detach --wait
 
 test: lint type servers ## everything: lint, types, import law, Rego tests, pytest with real servers
-	$(BIN)/pytest -n 3 --dist worksteal --durations 15 $(if $(CI),--randomly-seed=1) $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal --durations 15 $(PYTEST_ARGS)
 
 soak: .venv/.dev servers ## hours: 1e5 operations from 16 clients on each database, 1e6 in step with the reference
 	nice -n 10 $(BIN)/pytest tests -m soak -s --durations 0 $(PYTEST_ARGS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -187,7 +188,9 @@ def _described(start: bytes, entry: zipfile.ZipInfo, field: str) -> _Member:
         check(version in ((1, 0), (2, 0)), field, "the array has an unknown .npy version")
         reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = reader(stream, max_header_size=_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (
+        ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
+    ) as error:  # fmt: skip
         raise invalid(field, "the array's header cannot be read") from error
     check(not dtype.hasobject, field, "holds Python objects; only plain numbers are read")
     check(dtype.kind in "buifSU", field, f"has type {dtype.kind!r}; only plain numbers are read")

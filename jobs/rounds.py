@@ -262,7 +262,7 @@ def publish(
     now: datetime,
     clip_norm: float | None = None,
 ) -> bool:
-    """Publish one round's noisy model: forget the older one, insert if absent on (job, round).
+    """Publish one round's noisy model in place of the older one.
 
     An adaptive clip norm is a released value too and stands in the event. An evaluation publishes
     no weights; `digest` is then that of its metrics.
@@ -272,7 +272,8 @@ def publish(
 
     Raises:
         FencedOut: the claim is no longer in force.
-        ValueError: the round does not follow the last published one, or nobody paid for it.
+        ValueError: the round does not follow the last published one, nobody paid for it, or it
+            stands there though the job has not counted it. The transaction must not be committed.
     """
     job = _renewed(session, held)
     if round_number <= job.rounds_published:

@@ -203,9 +203,9 @@ def _sqlite_writer(url: sa.URL) -> sa.Engine:
         url,
         begin="BEGIN IMMEDIATE",
         cache_kib=CACHE_KIB,
-        # What is forgotten is overwritten, whatever a build of SQLite does by itself; and what a
-        # statement with a trigger would have to undo is kept in memory, not in a file.
-        more=("secure_delete=ON", "temp_store=MEMORY"),
+        # What a statement with a trigger would have to undo is kept in memory, not in a file. So
+        # is what a sort needs: migrations, which make indexes, are no writers of this kind.
+        more=("temp_store=MEMORY",),
         pool_size=1,
         max_overflow=0,
     )
@@ -247,6 +247,8 @@ def _sqlite(
             # Every commit writes the same hot pages; the fewer times they are copied home, the
             # less waits for it. 32 MB of log are read back in a moment after a crash.
             f"wal_autocheckpoint={CHECKPOINT_PAGES}",
+            # What is forgotten is overwritten, whatever a build of SQLite does by itself.
+            "secure_delete=ON",
             "foreign_keys=ON",
             f"busy_timeout={BUSY_SECONDS * 1000}",
             *more,

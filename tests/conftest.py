@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from kit.db import Database
 from tests.support import databases, servers
 
-# A change is judged by the same examples, in the same order (Makefile), as the one before it; new
-# ones are drawn wherever somebody works on the project.
+# A change is judged by the same examples as the one before it; new ones are drawn wherever somebody
+# works on the project.
 settings.register_profile(
     "house",
     deadline=None,

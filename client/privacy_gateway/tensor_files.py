@@ -3,7 +3,7 @@
 Sizes are known from headers before a tensor is unpacked, nothing is ever unpickled, and no format
 that can carry code (pickle, HDF5, `.keras`, SavedModel) is opened at all. It needs no gateway: a
 file can be tried on the researcher's machine. This module must never unpack more than eight bytes
-for each number that is allowed, nor make arrays of more numbers.
+for each number that is allowed, nor give more numbers back.
 Formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html and
 https://github.com/huggingface/safetensors#format.
 """
@@ -14,6 +14,8 @@ import io
 import json
 import math
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +33,7 @@ MAX_HEADER_BYTES: Final = 1 << 20
 _NPY_HEADER_BYTES: Final = 4096
 _MAX_RANK: Final = 8
 _WIDEST_NUMBER: Final = 8
+_COMPRESSIONS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Two bytes of its mark may begin a safetensors file too.
 _ARCHIVE: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _DTYPES: Final = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -63,18 +66,17 @@ def read(data: bytes, *, parameters: int) -> dict[str, Array]:
     for magic, name in _FOREIGN:
         if data.startswith(magic):
             raise Refused("unsupported", f"weights come as NPZ or safetensors, never as {name}")
-    limit = parameters * _WIDEST_NUMBER
-    tensors = _npz(data, limit) if data.startswith(_ARCHIVE) else _safetensors(data, limit)
+    form = _npz if data.startswith(_ARCHIVE) else _safetensors
+    tensors = form(data, parameters)
     count = sum(array.size for array in tensors.values())
     if count > parameters:
-        message = f"hold {count} numbers; at most {parameters} are taken"
-        at = FieldError("body", message, count, parameters)
-        raise Refused("too_large", f"the weights {message}", errors=[at], limit=parameters)
+        raise _too_large(f"hold {count} numbers", parameters)
     return {name: _finite(name, tensors[name]) for name in _ordered(list(tensors))}
 
 
-def _npz(data: bytes, limit: int) -> dict[str, Any]:
+def _npz(data: bytes, parameters: int) -> dict[str, Any]:
     """Members of an archive of `.npy` files."""
+    limit = parameters * _WIDEST_NUMBER
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
@@ -84,8 +86,11 @@ def _npz(data: bytes, limit: int) -> dict[str, Any]:
                 raise _broken("body", "the archive names a member twice")
             if any(not name.endswith(".npy") for name in names):
                 raise Refused("unsupported", "the archive is no NPZ: it holds more than arrays")
+            # Others unpack a whole block before they are cut to the size that was told.
+            if any(member.compress_type not in _COMPRESSIONS for member in members):
+                raise Refused("unsupported", "the archive is not stored or deflated")
             if sum(member.file_size for member in members) > limit + len(members) * 512:
-                raise Refused("too_large", f"the weights unpack beyond {limit} bytes", limit=limit)
+                raise _too_large(f"unpack beyond {limit} bytes", parameters)
             return {
                 member.filename.removesuffix(".npy"): _npy(
                     member.filename, archive.open(member).read(member.file_size)
@@ -93,9 +98,10 @@ def _npz(data: bytes, limit: int) -> dict[str, Any]:
                 for member in members
             }
     except (
-        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
-        UnicodeDecodeError, OSError,
+        zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
+        ValueError, OSError,
     ) as error:  # fmt: skip
+        # The library seeks to wherever the archive's directory says.
         raise _broken("body", "the archive is damaged") from error
 
 
@@ -113,7 +119,9 @@ def _npy(name: str, data: bytes) -> Any:
             reads.read_array_header_2_0
         )  # fmt: skip
         shape, fortran, dtype = read_header(stream, max_header_size=_NPY_HEADER_BYTES)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (
+        ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
+    ) as error:  # fmt: skip
         raise _broken(name, "has no header of plain numbers") from error
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise _broken(name, f"holds {str(dtype)[:20]}, not floats")
@@ -124,13 +132,14 @@ def _npy(name: str, data: bytes) -> Any:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _safetensors(data: bytes, limit: int) -> dict[str, Any]:
+def _safetensors(data: bytes, parameters: int) -> dict[str, Any]:
     """What the format's own library reads, of a file whose sizes were seen before."""
+    limit = parameters * _WIDEST_NUMBER
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or not 2 <= length <= MAX_HEADER_BYTES or data[8:9] != b"{":
         raise Refused("unsupported", "the file is neither NPZ nor safetensors")
     if len(data) - 8 - length > limit:
-        raise Refused("too_large", f"the weights have more than {limit} bytes", limit=limit)
+        raise _too_large(f"have more than {limit} bytes", parameters)
     import numpy as np
     from safetensors import SafetensorError, deserialize
 
@@ -198,6 +207,13 @@ def _finite(name: str, array: Any) -> Array:
     if not np.isfinite(made).all():
         raise _broken(name, "holds numbers that are not finite")
     return made
+
+
+def _too_large(what: str, parameters: int) -> Refused:
+    """Of a file that cannot hold so few numbers; `limit` is their number."""
+    message = f"{what}; at most {parameters} numbers are taken"
+    at = FieldError("body", message, limit=parameters)
+    return Refused("too_large", f"the weights {message}", errors=[at], limit=parameters)
 
 
 def _broken(place: str, message: str) -> Refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from base64 import b64encode
 from collections.abc import Callable
@@ -91,22 +92,37 @@ def test_a_submit_is_repeated_under_one_key() -> None:
     assert (len(wire.requests), len(keys)) == (3, 1)
 
 
+def hash_of(data: bytes) -> str:
+    return f"sha-256=:{b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
 @pytest.mark.parametrize(
-    ("told", "damaged"),
-    [(b"the file", False), (b"another file", True), (None, False)],
-    ids=["the same", "another", "nothing"],
+    ("headers", "damaged"),
+    [
+        ({"Repr-Digest": hash_of(b"the file")}, False),
+        ({"Repr-Digest": hash_of(b"another file")}, True),
+        ({"Repr-Digest": f"sha-512=:AAAA:, {hash_of(b'the file')}"}, False),
+        ({"Repr-Digest": f"{hash_of(b'another file')}, sha-512=:AAAA:"}, True),
+        ({"Repr-Digest": "sha-512=:AAAA:"}, False),
+        ({}, False),
+    ],
+    ids=["the same", "another", "one of two", "another of two", "of another kind", "nothing"],
 )
-def test_a_download_is_what_the_gateway_told_of(told: bytes | None, damaged: bool) -> None:
-    answer = httpx.Response(200, content=b"the file")
-    if told is not None:
-        digest = b64encode(hashlib.sha256(told).digest()).decode()
-        answer.headers["Repr-Digest"] = f"sha-256=:{digest}:"
+def test_a_download_is_what_the_gateway_told_of(headers: dict[str, str], damaged: bool) -> None:
+    answer = httpx.Response(200, content=b"the file", headers=headers)
     with Wire(answer).connection().stream("/v1/jobs/job_1/result") as blocks:
         if damaged:
             with pytest.raises(Refused, match="damaged"):
                 b"".join(blocks)
         else:
             assert b"".join(blocks) == b"the file"
+
+
+def test_a_file_compressed_on_the_way_is_not_compared() -> None:
+    headers = {"Content-Encoding": "gzip", "Repr-Digest": hash_of(b"the file as it was sent")}
+    answer = httpx.Response(200, content=gzip.compress(b"the file"), headers=headers)
+    with Wire(answer).connection().stream("/v1/jobs/job_1/result") as blocks:
+        assert b"".join(blocks) == b"the file"
 
 
 def test_giving_up_says_where_and_that_it_may_be_down() -> None:

@@ -117,6 +117,35 @@ def test_what_is_no_list_of_finite_numbers_is_refused(data: bytes, code: str) ->
     assert refused(data).code == code
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_unpacks_without_a_bound_is_refused_packed(kind: int) -> None:
+    """A member that says it is small; the library would unpack a whole block of it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        archive.writestr("arr_0.npy", bytes(1 << 22))
+        archive.infolist()[0].file_size = 200
+    assert (found := refused(buffer.getvalue())).code == "unsupported"
+    assert "stored or deflated" in found.detail
+
+
+def test_a_directory_that_points_out_of_its_file_is_refused() -> None:
+    data = bytearray(npz(arr_0=np.ones(3)))
+    place = data.rindex(b"PK\5\6") + 16
+    data[place : place + 4] = (int.from_bytes(data[place : place + 4], "little") + 5000).to_bytes(
+        4, "little"
+    )
+    assert refused(bytes(data)).code == "invalid_request"
+
+
+@pytest.mark.parametrize("header", [b"((((", b"{'descr': '<f4'", b"\0" * 8, b"'" * 9])
+def test_a_header_that_is_no_literal_is_refused(header: bytes) -> None:
+    member = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("arr_0.npy", member)
+    assert refused(buffer.getvalue()).code == "invalid_request"
+
+
 def test_a_keras_archive_is_named_as_what_it_is() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -76,6 +76,7 @@ def archive(files: Files, x: bytes, **options: Any) -> Path:
         npy("(6, 2)", pad=50_000),
         b"\x93NUMPY\x09\x00",
         b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        b"\x93NUMPY\x01\x00\x04\x00((((",  # no tokens, which is no error of syntax
         b"not an array",
         b"",
     ],

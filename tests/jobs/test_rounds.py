@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -221,23 +220,6 @@ def test_older_models_are_forgotten_but_their_digests_stay(market: Market) -> No
         rows = session.execute(sa.select(table).order_by(table.c.round)).all()
     assert [row.weights for row in rows] == [None, None, b"model"]
     assert all(row.digest for row in rows)
-
-
-def test_what_is_forgotten_is_overwritten(market: Market) -> None:
-    """On SQLite, whose file somebody may read; PostgreSQL keeps it until it cleans a table."""
-    if not market.database.is_sqlite:
-        pytest.skip("nothing of PostgreSQL's files is promised")
-    job_id = submit(market)
-    held = taken(market, job_id)
-    blocks.next_block(market.services, held)
-    first, second = b"first model " * 40_000, b"second model " * 1_000
-    for number, blob in ((1, first), (2, second)):
-        publish(market, held, number, blob)
-        with sqlite3.connect(str(market.database.url.database)) as other:
-            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        kept = Path(str(market.database.url.database)).read_bytes()
-        assert (b"first model" in kept) == (number == 1)
-    assert b"second model" in kept
 
 
 def test_a_round_that_nobody_counted_is_refused_and_nothing_is_forgotten(market: Market) -> None:

@@ -220,7 +220,8 @@ def test_results_in_both_forms_hold_the_same_arrays(market: Market, stored: tens
         assert file.digest == tensors.digest(file.data)
         assert file.filename == f"{held.job_id}.{form}"
     assert files[stored].data == model
-    assert receipt(market, held)["model"]["sha256"] == files[stored].digest
+    told = receipt(market, held)["model"]
+    assert (told["form"], told["sha256"]) == (stored, files[stored].digest)
 
 
 def test_results_are_of_the_researcher_alone(market: Market) -> None:

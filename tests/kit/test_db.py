@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -116,3 +118,27 @@ def test_nobody_else_of_the_machine_can_read_the_file(tmp_path: Path) -> None:
         os.umask(before)
     assert made
     assert set(made.values()) == {0o600}, made
+
+
+def test_what_is_deleted_is_overwritten_whatever_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian's SQLite does so by itself; this one would not."""
+    connect = sqlite3.dbapi2.connect
+
+    def careless(*given: Any, **options: Any) -> sqlite3.Connection:
+        made = connect(*given, **options)
+        made.execute("PRAGMA secure_delete=OFF")
+        return made
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", careless)
+    database = Database(f"sqlite:///{tmp_path}/file.sqlite")
+    for statement in (
+        "CREATE TABLE kept (key BLOB)",
+        "INSERT INTO kept VALUES (CAST(replace(hex(zeroblob(9000)), '00', 'secret ') AS BLOB))",
+        "DELETE FROM kept",
+    ):
+        with database.unit_of_work() as session:
+            session.execute(sa.text(statement))
+    database.close()
+    assert b"secret" not in (tmp_path / "file.sqlite").read_bytes()

@@ -165,3 +165,17 @@ def test_two_policies_of_one_package_name_do_not_meet(engine: EmbeddedEngine) ->
     assert engine.evaluate(first, b"{}", PATIENCE).answer["allow"] is True
     assert engine.evaluate(second, b"{}", PATIENCE).answer["allow"] is False
     assert engine.evaluate(first, b"{}", PATIENCE).answer["allow"] is True
+
+
+def test_tests_that_hang_fail_and_do_not_take_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policies.embedded.TESTS_SECONDS", 1.0)
+    hurried = EmbeddedEngine(1, test_seconds=0.8)
+    endless = "".join(f"test_{name} if {BOMB} == 0\n\n" for name in "abcd")
+    try:
+        report = hurried.test(ALLOW_ALL, f"package open_test\n\n{endless}")
+        assert works(hurried)
+    finally:
+        hurried.close()
+    assert len(report.failed) == 4
+    assert "deadline" in report.failed[0].detail
+    assert "took all the time" in report.failed[3].detail
