@@ -51,9 +51,7 @@ _RENEW = Prepared(
 )
 _PUBLISH = {
     is_sqlite: Prepared(
-        insert(_RELEASE)
-        .on_conflict_do_nothing(index_elements=["job_id", "round"])
-        .returning(_RELEASE.c.round),
+        insert(_RELEASE).on_conflict_do_nothing(index_elements=["job_id", "round"]),
         *("job_id", "round", "attempt", "fence", "digest"),
         *("weights", "server_state", "published_at"),
     )
@@ -313,7 +311,7 @@ def _in_place_of(job_id: str, before: int, publishing: Call) -> Asked[bool]:
     The old one goes first: SQLite overwrites what is deleted, and the new model takes its pages.
     """
     forgetting = (_FORGET, {"held_job": job_id, "old_round": before})
-    return Asked([forgetting, publishing], lambda answers: bool(answers[1].rows))
+    return Asked([forgetting, publishing], lambda answers: answers[1].matched == 1)
 
 
 def _moving_on(job_id: str, published: int, now: datetime) -> Asked[None]:
