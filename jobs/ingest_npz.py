@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
-from numpy.lib import format as npy
 
 from jobs.ingest_source import (
     BLOCK_BYTES,
@@ -37,11 +33,11 @@ from jobs.ingest_source import (
     unreadable,
     within,
 )
+from privacy_gateway import npz_files
 from privacy_gateway.errors import invalid
 from privacy_gateway.manifest import Manifest
 
 _HEADER_BYTES = 10_000
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _NUMBERS = "buif"
 _WHOLE = "bui"
@@ -88,7 +84,11 @@ class _Archive:
         if entry is None:
             raise invalid(field, f"the archive holds no array {name!r}", value=name)
         check(not entry.flag_bits & _ENCRYPTED, SOURCE, "the archive is encrypted")
-        check(entry.compress_type in _COMPRESSIONS, SOURCE, "the archive is not stored or deflated")
+        check(
+            entry.compress_type in npz_files.COMPRESSIONS,
+            SOURCE,
+            "the archive is not stored or deflated",
+        )
         self._unpacked += entry.file_size
         within(self._unpacked, self._limits.unpacked_bytes, "the arrays unpack to too many bytes")
         with self._archive.open(entry) as stream:
@@ -165,33 +165,19 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
-        # The library seeks to wherever the archive's directory says.
+    except npz_files.DAMAGED as error:
         if of_this_machine(error):
             raise
         raise invalid(SOURCE, "the file is not an intact NPZ archive") from error
 
 
 def _described(start: bytes, entry: zipfile.ZipInfo, field: str) -> _Member:
-    """Parse a header with NumPy's own (literal-only) parser."""
+    """What a header says, where it says plain numbers or text."""
     stream = io.BytesIO(start)
     try:
-        version = npy.read_magic(stream)
-        check(version in ((1, 0), (2, 0)), field, "the array has an unknown .npy version")
-        reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran_order, dtype = reader(stream, max_header_size=_HEADER_BYTES)
-    except (
-        ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
-    ) as error:  # fmt: skip
-        raise invalid(field, "the array's header cannot be read") from error
+        shape, fortran_order, dtype = npz_files.header(stream, most_bytes=_HEADER_BYTES)
+    except npz_files.HeaderRefused as refused:
+        raise invalid(field, f"the array {refused}") from refused
     check(not dtype.hasobject, field, "holds Python objects; only plain numbers are read")
     check(dtype.kind in "buifSU", field, f"has type {dtype.kind!r}; only plain numbers are read")
     check(

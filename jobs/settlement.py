@@ -49,7 +49,7 @@ class Result:
     """A released model as a file: `data` is NPZ without pickles, or safetensors.
 
     Arrays are named `weight_0000`, `weight_0001`, … in the order of Keras `model.weights`.
-    `digest` is the SHA-256 of `data`; of the safetensors form it is the model hash of the receipt.
+    `digest` is the SHA-256 of `data`; of the form it is stored in, the model hash of the receipt.
     """
 
     data: bytes

@@ -14,12 +14,10 @@ import io
 import json
 import math
 import re
-import struct
-import tokenize
 import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any, Final
 
+from privacy_gateway import npz_files
 from privacy_gateway.errors import FieldError, Refused
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ MAX_HEADER_BYTES: Final = 1 << 20
 _NPY_HEADER_BYTES: Final = 4096
 _MAX_RANK: Final = 8
 _WIDEST_NUMBER: Final = 8
-_COMPRESSIONS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # Two bytes of its mark may begin a safetensors file too.
 _ARCHIVE: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _DTYPES: Final = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -86,8 +83,7 @@ def _npz(data: bytes, parameters: int) -> dict[str, Any]:
                 raise _broken("body", "the archive names a member twice")
             if any(not name.endswith(".npy") for name in names):
                 raise Refused("unsupported", "the archive is no NPZ: it holds more than arrays")
-            # Others unpack a whole block before they are cut to the size that was told.
-            if any(member.compress_type not in _COMPRESSIONS for member in members):
+            if any(member.compress_type not in npz_files.COMPRESSIONS for member in members):
                 raise Refused("unsupported", "the archive is not stored or deflated")
             if sum(member.file_size for member in members) > limit + len(members) * 512:
                 raise _too_large(f"unpack beyond {limit} bytes", parameters)
@@ -97,11 +93,7 @@ def _npz(data: bytes, parameters: int) -> dict[str, Any]:
                 )
                 for member in members
             }
-    except (
-        zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
-        ValueError, OSError,
-    ) as error:  # fmt: skip
-        # The library seeks to wherever the archive's directory says.
+    except (*npz_files.DAMAGED, RuntimeError) as error:  # the latter where it is encrypted
         raise _broken("body", "the archive is damaged") from error
 
 
@@ -111,18 +103,9 @@ def _npy(name: str, data: bytes) -> Any:
 
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise _broken(name, "is of an unknown version of the NPY format")
-        reads = np.lib.format
-        read_header = reads.read_array_header_1_0 if version == (1, 0) else (
-            reads.read_array_header_2_0
-        )  # fmt: skip
-        shape, fortran, dtype = read_header(stream, max_header_size=_NPY_HEADER_BYTES)
-    except (
-        ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError,
-    ) as error:  # fmt: skip
-        raise _broken(name, "has no header of plain numbers") from error
+        shape, fortran, dtype = npz_files.header(stream, most_bytes=_NPY_HEADER_BYTES)
+    except npz_files.HeaderRefused as refused:
+        raise _broken(name, str(refused)) from refused
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise _broken(name, f"holds {str(dtype)[:20]}, not floats")
     _check_shape(name, list(shape))
@@ -148,7 +131,7 @@ def _safetensors(data: bytes, parameters: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _broken("body", "the header is not JSON, or names a member twice") from error
     try:
-        entries = deserialize(data)  # type: ignore[no-untyped-call]  # its stub says no types
+        entries = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise _broken("body", f"is no safetensors file: {str(error)[:120]}") from error
     _check_count(len(entries))
