@@ -1,4 +1,4 @@
-"""One job in the hands of one worker: claim, lease, charge, publish.
+"""One job in the hands of one worker: claim, lease, charge; what it publishes is `jobs.releases`.
 
 The claim raises the job's fence; everything a worker writes afterwards is checked against that
 fence and the lease under the row's lock, so a worker that was stopped, partitioned or believed
@@ -10,15 +10,12 @@ order is the coordinator's to keep, which is why nothing here commits.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from accounting import ledger
@@ -29,8 +26,7 @@ from jobs.tables import Job, JobRelease, Outbox
 from kit import prepared
 from kit.clock import micros
 from kit.database_time import database_micros
-from kit.prepared import Asked, Call, Prepared
-from privacy_gateway import canonical
+from kit.prepared import Asked, Prepared
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
 _RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
@@ -49,31 +45,10 @@ _RENEW = Prepared(
     .values(lease_expires_at=database_micros() + sa.bindparam("lease", type_=sa.BigInteger()))
     .returning(_JOB.c.rounds, _JOB.c.rounds_charged, _JOB.c.rounds_published)
 )
-_PUBLISH = {
-    is_sqlite: Prepared(
-        insert(_RELEASE).on_conflict_do_nothing(index_elements=["job_id", "round"]),
-        *("job_id", "round", "attempt", "fence", "digest"),
-        *("weights", "server_state", "published_at"),
-    )
-    for is_sqlite, insert in ((True, sqlite_insert), (False, postgresql_insert))
-}
-_FORGET = Prepared(
-    sa.update(_RELEASE)
-    .where(
-        _RELEASE.c.job_id == sa.bindparam("held_job"), _RELEASE.c.round == sa.bindparam("old_round")
-    )
-    .values(weights=None, server_state=None)
-)
 _CHARGED = Prepared(
     sa.update(_JOB)
     .where(_JOB.c.id == sa.bindparam("held_job"))
     .values(rounds_charged=sa.bindparam("charged"), updated_at=sa.bindparam("now"))
-)
-# The cap on attempts is meant for a job that does not get on.
-_GET_ON = Prepared(
-    sa.update(_JOB)
-    .where(_JOB.c.id == sa.bindparam("held_job"))
-    .values(rounds_published=sa.bindparam("published"), attempt=0, updated_at=sa.bindparam("now"))
 )
 
 
@@ -109,16 +84,6 @@ class Block:
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.first, self.first + self.rounds))
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The last published round: where a job goes on. Both blobs are of `kit.tensors`."""
-
-    round: int
-    weights: bytes
-    server_state: bytes | None
-    digest: str
 
 
 def claim(
@@ -158,11 +123,18 @@ def renew(session: Session, held: Claim) -> None:
     Raises:
         FencedOut: the claim is no longer in force.
     """
-    _renewed(session, held)
+    progress(session, held)
 
 
-def _renewed(session: Session, held: Claim) -> Any:
-    """Renew, and tell how far the job is; its row is locked until the transaction ends."""
+def progress(session: Session, held: Claim) -> Any:
+    """Renew, and tell how far the job is; its row is locked until the transaction ends.
+
+    Returns:
+        A row of `rounds`, `rounds_charged` and `rounds_published`.
+
+    Raises:
+        FencedOut: the claim is no longer in force.
+    """
     asked = {
         "held_job": held.job_id,
         "held_fence": held.fence,
@@ -249,76 +221,6 @@ def rounds_paid(job: Job, charged: Charge) -> int:
     return job.rounds - job.rounds_charged if charged.whole else charged.rounds_charged
 
 
-def publish(
-    session: Session,
-    held: Claim,
-    *,
-    round_number: int,
-    weights: bytes | None,
-    server_state: bytes | None,
-    digest: str,
-    now: datetime,
-    clip_norm: float | None = None,
-) -> bool:
-    """Publish one round's noisy model in place of the older one.
-
-    An adaptive clip norm is a released value too and stands in the event. An evaluation publishes
-    no weights; `digest` is then that of its metrics.
-
-    Returns:
-        False when the round was published before; the stored model stays as it is.
-
-    Raises:
-        FencedOut: the claim is no longer in force.
-        ValueError: the round does not follow the last published one, nobody paid for it, or it
-            stands there though the job has not counted it. The transaction must not be committed.
-    """
-    job = _renewed(session, held)
-    if round_number <= job.rounds_published:
-        return False
-    if round_number != job.rounds_published + 1 or round_number > job.rounds:
-        raise ValueError(f"round {round_number} does not follow {job.rounds_published}")
-    if round_number > job.rounds_charged:
-        raise ValueError(f"round {round_number} is published though nobody paid for it")
-    row = {
-        "job_id": held.job_id,
-        "round": round_number,
-        "attempt": held.attempt,
-        "fence": held.fence,
-        "digest": digest,
-        "weights": weights,
-        "server_state": server_state,
-        "published_at": micros(now),
-    }
-    body: dict[str, Any] = {"round": round_number, "rounds": job.rounds}
-    if clip_norm is not None:
-        body["clip_norm"] = clip_norm
-    insert = _PUBLISH[session.get_bind().dialect.name == "sqlite"]
-    stored, *_ = prepared.ask(
-        session,
-        _in_place_of(held.job_id, round_number - 1, (insert, row)),
-        _moving_on(held.job_id, round_number, now),
-        events.recording(held.job_id, "published", now=now, body=body),
-    )
-    if not stored:
-        raise ValueError(f"round {round_number} stands there, but the job has not counted it")
-    return True
-
-
-def _in_place_of(job_id: str, before: int, publishing: Call) -> Asked[bool]:
-    """Only the newest model is needed to go on; the row of the one before keeps its digest.
-
-    The old one goes first: SQLite overwrites what is deleted, and the new model takes its pages.
-    """
-    forgetting = (_FORGET, {"held_job": job_id, "old_round": before})
-    return Asked([forgetting, publishing], lambda answers: answers[1].matched == 1)
-
-
-def _moving_on(job_id: str, published: int, now: datetime) -> Asked[None]:
-    moved = {"held_job": job_id, "published": published, "now": micros(now)}
-    return prepared.nothing([(_GET_ON, moved)])
-
-
 def release(
     session: Session,
     held: Claim,
@@ -345,29 +247,6 @@ def release(
     if blameless:
         job.attempt = max(job.attempt - 1, 0)
     states.enqueue(session, job, now=now, body={"reason": reason}, later=later)
-
-
-def measure(session: Session, job: Job, metrics: Mapping[str, float]) -> None:
-    """Keep metrics of the newest release, computed on public data."""
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    session.execute(
-        _RELEASE.update()
-        .where(_RELEASE.c.job_id == job.id, _RELEASE.c.round == job.rounds_published)
-        .values(metrics=canonical.dumps(finite, floats=True).decode())
-    )
-
-
-def checkpoint(session: Session, job_id: str) -> Checkpoint | None:
-    """The last published round with its weights; None before the first."""
-    row = session.execute(
-        sa.select(_RELEASE)
-        .where(_RELEASE.c.job_id == job_id, _RELEASE.c.weights.is_not(None))
-        .order_by(_RELEASE.c.round.desc())
-        .limit(1)
-    ).one_or_none()
-    if row is None:
-        return None
-    return Checkpoint(row.round, row.weights, row.server_state, row.digest)
 
 
 def _lease_end(lease_seconds: float) -> sa.ColumnElement[int]:

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         block_seconds: about how long a block of rounds is meant to take. Rounds that are shorter
             share a charge, longer ones have one each. Cancel, freeze and a new policy take hold
             between blocks.
+        publish_seconds: how long the model of a round may wait for the rounds after it before all
+            are published as one; what waits is published when its block ends. 0 publishes every
+            round by itself. A worker that dies loses what waits.
         lease_seconds: how long a worker may be silent before its job is given to another.
         reservation_seconds: how long an admitted job may wait for people or a worker before it
             expires.
@@ -123,6 +126,7 @@ class Settings(BaseSettings):
 
     rounds_per_block: int = Field(default=20, ge=1)
     block_seconds: float = Field(default=1.0, gt=0, le=3600)
+    publish_seconds: float = Field(default=0.2, ge=0, le=3600)
     lease_seconds: float = Field(default=60.0, gt=0, le=21_600)
     reservation_seconds: float = Field(default=7 * 86_400.0, gt=0)
     proposal_hours: float = Field(default=72.0, gt=0, le=8760)

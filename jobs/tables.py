@@ -216,8 +216,9 @@ class Outbox(SQLModel, table=True):
 
 
 class JobRelease(SQLModel, table=True):
-    """The noisy model after one round: published once, never computed again.
+    """The noisy model after a round: published once, never computed again.
 
+    Rounds that ended within a moment are published as one and have one row, that of the last.
     `weights` and `server_state` are files of `kit.tensors`; both may be dropped from older
     rounds, `digest` (SHA-256 of `weights`) stays. `metrics` is canonical JSON over public data.
     """

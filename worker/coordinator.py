@@ -22,7 +22,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from accounting.plan import TrainingPlan
-from jobs import blocks, catalogue, events, initial, recheck, rounds, settlement
+from jobs import blocks, catalogue, events, initial, recheck, releases, rounds, settlement
 from jobs.blocks import PolicyDown
 from jobs.errors import FencedOut, failure_code
 from jobs.proposal import plan_for
@@ -42,6 +42,7 @@ from worker.launcher import SandboxFailed
 from worker.noise import NoiseSource
 from worker.orders import training_task
 from worker.pace import Pace, pace_of
+from worker.publication import Publication
 from worker.sampling import Clients
 from worker.steps import Stepper, Train
 from worker.task import TrainingTask
@@ -240,6 +241,7 @@ def _run(work: _Work) -> None:
         work.tools.open_trainer, work.task, work.store, work.test_store, work.heartbeat.guard
     )
     pace = work.tools.pace(work.services.settings, work.plan.rounds)
+    publication = Publication(work.services, work.held)
     state: ServerState | None = None
     with ExitStack() as stack:
         stack.callback(trainers.close)
@@ -260,15 +262,15 @@ def _run(work: _Work) -> None:
             if block.rounds == 0:
                 _finish(work, trainers, state)
                 return
-            with pace.measured(block.rounds):
+            with pace.measured(block.rounds), publication.block():
                 for round_number in block:
-                    state = _round(work, trainers, state, round_number, group_clients)
+                    state = _round(work, trainers, publication, state, round_number, group_clients)
 
 
 def _first_state(work: _Work, trainers: Trainers) -> ServerState:
     """The model where it was published last, or where it begins."""
     with work.services.database.read() as session:
-        published = rounds.checkpoint(session, work.held.job_id)
+        published = releases.checkpoint(session, work.held.job_id)
     if published is None:
         return ServerState(work.first_weights or trainers.initial_weights())
     if published.server_state is not None:
@@ -287,11 +289,12 @@ def _group_clients(work: _Work, block: Block) -> int | None:
 def _round(
     work: _Work,
     trainers: Trainers,
+    publication: Publication,
     state: ServerState,
     round_number: int,
     group_clients: int | None,
 ) -> ServerState:
-    """One round that is paid for: cohort, sum, noise, step, publication."""
+    """One round that is paid for: cohort, sum, noise, step, and over to its publication."""
 
     def train(number: int, cohort: Clients, weights: Weights, clip_norm: float | None) -> Sums:
         return trainers.round(
@@ -302,26 +305,8 @@ def _round(
         _publish_metrics(work, trainers, state, round_number, train)
         return state
     moved = work.stepper.step(state, round_number, work.tools.noise(), train)
-    _publish(work, moved, round_number, work.stepper.norm_of(state))
+    publication.take(moved, round_number, work.stepper.norm_of(state))
     return moved
-
-
-def _publish(work: _Work, state: ServerState, round_number: int, clip_norm: float | None) -> None:
-    """Weights are the release, and C where it adapts; what going on needs is kept beside them."""
-    weights = tensors.dump(
-        {f"weight_{index:04d}": array for index, array in enumerate(state.weights)}
-    )
-    with work.services.database.unit_of_work() as session:
-        rounds.publish(
-            session,
-            work.held,
-            round_number=round_number,
-            weights=weights,
-            server_state=state.to_bytes() if state.remembers else None,
-            digest=tensors.digest(weights),
-            clip_norm=clip_norm,
-            now=work.services.clock(),
-        )
 
 
 def _publish_metrics(
@@ -344,16 +329,17 @@ def _publish_metrics(
         )
         metrics = private | _public_metrics(trainers, state)
     with work.services.database.unit_of_work() as session:
-        rounds.publish(
+        releases.publish(
             session,
             work.held,
+            first=round_number,
             round_number=round_number,
             weights=None,
             server_state=None,
             digest=canonical.digest(metrics, floats=True),
             now=work.services.clock(),
         )
-        rounds.measure(session, rounds.guard(session, work.held), metrics)
+        releases.measure(session, rounds.guard(session, work.held), metrics)
 
 
 def _public_metrics(trainers: Trainers, state: ServerState) -> dict[str, float]:
@@ -373,7 +359,7 @@ def _finish(work: _Work, trainers: Trainers, state: ServerState) -> None:
     with work.services.database.unit_of_work() as session:
         job = rounds.guard(session, work.held)
         if metrics:
-            rounds.measure(session, job, metrics)
+            releases.measure(session, job, metrics)
         settlement.end(session, job, "completed", reason=_how_it_ended(job), now=now)
 
 

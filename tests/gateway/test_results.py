@@ -8,7 +8,7 @@ from base64 import b64encode
 import numpy as np
 import pytest
 
-from jobs import blocks, rounds, settlement
+from jobs import blocks, releases, rounds, settlement
 from kit import tensors
 from tests.gateway.clinic import opened
 from tests.gateway.conftest import Gateway
@@ -28,8 +28,8 @@ def job(gateway: Gateway) -> str:
     blocks.next_block(services, held)
     data = tensors.dump(MODEL)
     with services.database.unit_of_work() as session:
-        rounds.publish(
-            session, held, round_number=1, weights=data, server_state=None,
+        releases.publish(
+            session, held, first=1, round_number=1, weights=data, server_state=None,
             digest=tensors.digest(data), now=now,
         )  # fmt: skip
         locked = rounds.guard(session, held)

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from accounting.tables import Population
-from jobs import admission, blocks, rounds, states
+from jobs import admission, blocks, releases, rounds, states
 from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.tables import Job, JobRelease
@@ -88,11 +88,14 @@ def test_a_freeze_while_the_policy_is_asked_is_seen_before_the_charge(
     assert market.entries("charge") == []
 
 
-def publish(market: Market, held: Claim, number: int, blob: bytes = b"model") -> bool:
+def publish(
+    market: Market, held: Claim, number: int, blob: bytes = b"model", *, first: int | None = None
+) -> bool:
     with market.database.unit_of_work() as session:
-        return rounds.publish(
+        return releases.publish(
             session,
             held,
+            first=number if first is None else first,
             round_number=number,
             weights=blob,
             server_state=None,
@@ -193,7 +196,7 @@ def test_a_round_is_published_once(market: Market) -> None:
     assert publish(market, held, 1, b"first")
     assert not publish(market, held, 1, b"second")
     with market.database.read() as session:
-        point = rounds.checkpoint(session, job_id)
+        point = releases.checkpoint(session, job_id)
     assert point is not None
     assert (point.round, point.weights) == (1, b"first")
 
@@ -204,9 +207,37 @@ def test_a_round_out_of_order_or_unpaid_is_refused(market: Market) -> None:
     with pytest.raises(ValueError, match="nobody paid"):
         publish(market, held, 1)
     blocks.next_block(market.services, held)
-    with pytest.raises(ValueError, match="does not follow"):
+    with pytest.raises(ValueError, match="do not follow"):
         publish(market, held, 2)
     assert workings(market, job_id) == []
+
+
+@pytest.mark.parametrize(("first", "last"), [(2, 3), (1, 5), (4, 3), (4, 4), (3, 99)])
+def test_rounds_that_do_not_follow_are_refused_together(
+    market: Market, first: int, last: int
+) -> None:
+    held = taken(market, submit(market))
+    blocks.next_block(market.services, held)
+    publish(market, held, 2, first=1)
+    with pytest.raises(ValueError, match="do not follow"):
+        publish(market, held, last, first=first)
+
+
+def test_rounds_published_as_one_leave_the_row_of_the_last(market: Market) -> None:
+    job_id = submit(market)
+    held = taken(market, job_id)
+    blocks.next_block(market.services, held)
+    assert publish(market, held, 2, b"second", first=1)
+    assert not publish(market, held, 2, b"again", first=1)
+    assert not publish(market, held, 1)
+    assert publish(market, held, 5, b"fifth", first=3)
+    with pytest.raises(ValueError, match="nobody paid"):
+        publish(market, held, 7, first=6)
+    table = JobRelease.__table__
+    with market.database.read() as session:
+        rows = session.execute(sa.select(table).order_by(table.c.round)).all()
+        assert session.get_one(Job, job_id).rounds_published == 5
+    assert [(row.round, row.weights) for row in rows] == [(2, None), (5, b"fifth")]
 
 
 def test_older_models_are_forgotten_but_their_digests_stay(market: Market) -> None:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from accounting import ledger
-from jobs import admission, blocks, rounds, settlement, views
+from jobs import admission, blocks, releases, rounds, settlement, views
 from jobs.errors import FAILURES, SAW_DATA, FailureCode
 from jobs.principal import Principal
 from jobs.rounds import Claim
@@ -50,9 +50,9 @@ def running(
     if charge:
         blocks.next_block(market.services, held)
         with market.database.unit_of_work() as session:
-            rounds.publish(
-                session, held, round_number=1, weights=model, server_state=None,
-                digest=tensors.digest(model), now=market.clock(),
+            releases.publish(
+                session, held, first=1, round_number=1, weights=model,
+                server_state=None, digest=tensors.digest(model), now=market.clock(),
             )  # fmt: skip
     return held
 
@@ -292,7 +292,7 @@ def test_nothing_is_held_back_of_a_job_that_opened_nothing(market: Market) -> No
 def test_figures_about_a_withheld_model_are_withheld_too(market: Market) -> None:
     held = running(market)
     with market.database.unit_of_work() as session:
-        rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
+        releases.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
     oblige(market, '{"release_delay_hours":2}')
     end(market, held, "completed")
 
@@ -314,7 +314,7 @@ def test_figures_about_a_withheld_model_are_withheld_too(market: Market) -> None
 def test_figures_nobody_asked_for_are_not_told(market: Market) -> None:
     held = running(market, outputs=["receipt"])
     with market.database.unit_of_work() as session:
-        rounds.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
+        releases.measure(session, rounds.guard(session, held), {"accuracy": 0.9})
     end(market, held, "completed")
     with market.database.read() as session:
         assert views.get_job(session, RESEARCHER, held.job_id).metrics is None

@@ -178,6 +178,7 @@ inline pay(r) {
 inline charge() {
   assert(IN_FORCE);
   assert(owner == allows);
+  first = round;
   last = round;
   if
   :: true
@@ -198,7 +199,7 @@ inline open() {
   paid = paid & ~BIT(round)
 }
 
-/* jobs.rounds.publish, after its guard. */
+/* jobs.releases.publish, after its guard: `round`, and with it those that waited for it. */
 inline insert_if_absent() {
   if
 #ifndef MUTANT_PUBLISH_OVERWRITES
@@ -215,14 +216,17 @@ inline insert_if_absent() {
   fi
 }
 
-/* worker.coordinator: `fence` is its claim, `round` to `last` the block it charged. */
+/*
+ * worker.coordinator: `fence` is its claim, `round` to `last` what is left of the block it charged,
+ * `first` its earliest round that is not published.
+ */
 proctype Worker() {
-  byte job, fence, round, last;
+  byte job, fence, first, round, last;
   byte paid;  /* ghost: committed charges of this attempt whose data is not open yet */
   mtype seen;
 
 idle:
-  atomic { job = 0; fence = 0; round = 0; last = 0; paid = 0; seen = 0 };
+  atomic { job = 0; fence = 0; first = 0; round = 0; last = 0; paid = 0; seen = 0 };
 
 end_of_shift:
   atomic {
@@ -292,8 +296,13 @@ training:
 #else
   :: round <= last
 #endif
-  :: atomic { FAULT; goto failed_attempt }  /* no sandbox, or no answer to the charge */
+  :: atomic { FAULT; goto lost_sandbox }  /* no sandbox, or no answer to the charge */
   :: atomic { FAULT; goto crash }
+  fi;
+
+  if  /* worker.publication: a round may wait for the next one of its block */
+  :: atomic { round < last -> round++; goto training }
+  :: true
   fi;
 
 publishing:
@@ -306,12 +315,31 @@ publishing:
     :: else -> insert_if_absent()
     fi;
     if
-    :: round++; goto training
+    :: round++; first = round; goto training
     :: FAULT; goto publishing      /* committed, but the answer was lost: once more */
     :: FAULT; goto failed_attempt  /* or the attempt is given up */
     fi
   }
-  :: atomic { FAULT; goto failed_attempt }  /* the sandbox is lost */
+  :: atomic { FAULT; goto lost_sandbox }
+  :: atomic { FAULT; goto crash }
+  fi;
+
+lost_sandbox:  /* worker.publication.block: what waited is published all the same */
+  if
+  :: atomic {
+    if
+    :: round == first -> goto failed_attempt
+    :: else -> round--
+    fi;
+    if
+#ifndef MUTANT_PUBLISH_UNFENCED
+    :: !IN_FORCE -> goto idle
+#endif
+    :: else -> insert_if_absent()
+    fi;
+    goto failed_attempt
+  }
+  :: atomic { FAULT; goto failed_attempt }
   :: atomic { FAULT; goto crash }
   fi;
 

@@ -220,7 +220,13 @@ def open_market(
 ) -> Market:
     """Set everything up: population, data set (columns replaced by `dataset`), active policy."""
     clock = Clock()
-    settings = Settings(state_dir=state_dir, policy_deadline_seconds=20.0, rounds_per_block=5)
+    # Each round is published by itself: where trainers answer at once, a clock would decide.
+    settings = Settings(
+        state_dir=state_dir,
+        policy_deadline_seconds=20.0,
+        rounds_per_block=5,
+        publish_seconds=0.0,
+    )
     services = Services(settings, database, engine, clock)
     population_id, dataset_id = new_id("pop"), new_id("ds")
     with database.unit_of_work() as session:

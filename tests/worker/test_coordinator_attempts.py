@@ -184,7 +184,7 @@ def test_an_attempt_that_the_database_ended_has_not_failed(
         raise OperationalError("INSERT", None, Exception("server closed the connection"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(rounds, "publish", lost)
+        patched.setattr("jobs.releases.publish", lost)
         assert run(market, job_id, Stable()) == "returned"
     assert job(market, job_id).attempt == 1
     with market.database.read() as session:

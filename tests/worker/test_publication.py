@@ -1,0 +1,271 @@
+"""When rounds are published: together within a moment, at a block's end, and what a fault costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from jobs import blocks, events, rounds, states
+from jobs.errors import FencedOut
+from jobs.rounds import Claim
+from jobs.tables import Job
+from kit import tensors
+from kit.db import Database
+from policies.embedded import EmbeddedEngine
+from tests.support import market as support
+from tests.support.market import Market
+from tests.support.trainer import Stable
+from tests.worker.coordinated import assert_settled, job, releases, run, submit
+from worker.aggregate import ServerState
+from worker.launcher import FailureCode, SandboxFailed
+from worker.publication import Publication
+
+ENDLESS = 3600.0
+_JOB = Job.__table__
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[EmbeddedEngine]:
+    with support.engine(processes=1) as made:
+        yield made
+
+
+@pytest.fixture
+def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market:
+    """Blocks of five rounds, in which nothing is published before the end."""
+    return waiting(support.open_market(database, engine, tmp_path), ENDLESS)
+
+
+def waiting(market: Market, seconds: float) -> Market:
+    settings = market.services.settings.model_copy(update={"publish_seconds": seconds})
+    return replace(market, services=replace(market.services, settings=settings))
+
+
+def published(market: Market, job_id: str) -> list[int]:
+    return [row.round for row in releases(market, job_id)]
+
+
+def told(market: Market, job_id: str, kind: str) -> list[dict[str, Any]]:
+    with market.database.read() as session:
+        return [event.body for event in events.since(session, job_id) if event.kind == kind]
+
+
+def weights(market: Market, job_id: str) -> dict[str, Any]:
+    return tensors.load(releases(market, job_id)[-1].weights)
+
+
+def lose(market: Market, job_id: str) -> None:
+    """The worker is gone: its lease ends, and the job is queued anew."""
+    with market.database.unit_of_work() as session:
+        session.execute(_JOB.update().where(_JOB.c.id == job_id).values(lease_expires_at=1))
+        states.enqueue(session, states.locked(session, job_id), now=market.clock())
+
+
+def assert_same_weights(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_rounds_of_a_moment_are_published_as_one(market: Market) -> None:
+    together, apart = submit(market), submit(market)
+    assert run(market, together, Stable()) == "ended"
+    assert run(waiting(market, 0.0), apart, Stable()) == "ended"
+
+    assert published(market, together) == [5, 10, 12]
+    assert published(market, apart) == list(range(1, 13))
+    assert [row.weights is None for row in releases(market, together)] == [True, True, False]
+    assert [body["round"] for body in told(market, together, "published")] == [5, 10, 12]
+    assert_same_weights(weights(market, together), weights(market, apart))
+    for job_id in (together, apart):
+        done = job(market, job_id)
+        assert (done.status, done.rounds_charged, done.rounds_published) == ("completed", 12, 12)
+    assert_settled(market)
+
+
+def test_what_has_waited_long_enough_is_published_within_its_block(market: Market) -> None:
+    held = claimed(market)
+    blocks.next_block(market.services, held)
+    passed = [0.0]
+    publication = Publication(
+        waiting(market, 0.2).services, held, clock=lambda: passed[0]
+    )  # fmt: skip
+    seen = []
+    with publication.block():
+        for number, moment in enumerate((0.15, 0.25, 0.4, 0.46, 0.5), start=1):
+            passed[0] = moment
+            publication.take(model(number), number, None)
+            seen.append(published(market, held.job_id))
+    assert seen == [[], [2], [2], [2, 4], [2, 4]]
+    assert published(market, held.job_id) == [2, 4, 5]
+    assert float(weights(market, held.job_id)["weight_0000"][0]) == 5.0
+
+
+def test_time_between_blocks_is_not_time_that_a_model_waited(market: Market) -> None:
+    held = claimed(market)
+    blocks.next_block(market.services, held)
+    passed = [0.0]
+    publication = Publication(waiting(market, 0.2).services, held, clock=lambda: passed[0])
+    passed[0] = 100.0
+    with publication.block():
+        publication.take(model(1), 1, None)
+        assert published(market, held.job_id) == []
+        publication.take(model(2), 2, None)
+    assert published(market, held.job_id) == [2]
+
+
+@pytest.mark.parametrize("slots", [0, 2])
+def test_the_state_that_goes_with_a_model_is_the_newest(market: Market, slots: int) -> None:
+    held = claimed(market)
+    blocks.next_block(market.services, held)
+    publication = Publication(market.services, held)
+    with publication.block():
+        for number in (1, 2, 3):
+            state = replace(model(number), slots=[model(10 * number).weights] * slots)
+            publication.take(state, number, 0.25 * number)
+    kept = releases(market, held.job_id)[-1].server_state
+    assert (kept is None) == (slots == 0)
+    if kept is not None:
+        state = ServerState.from_bytes(kept, [(3,)])
+        assert (state.step, float(state.weights[0][0]), float(state.slots[1][0][0])) == (3, 3, 30)
+    assert told(market, held.job_id, "published") == [{"round": 3, "rounds": 12, "clip_norm": 0.75}]
+
+
+def test_rounds_before_a_failed_sandbox_are_not_lost(market: Market) -> None:
+    job_id, straight = submit(market), submit(market)
+    failing = {4}
+
+    def crash(number: int) -> None:
+        if number in failing:
+            failing.clear()
+            raise SandboxFailed(FailureCode.CRASHED)
+
+    stable = Stable(crash)
+    assert run(market, job_id, stable) == "returned"
+    assert published(market, job_id) == [3]
+    assert run(market, job_id, stable) == "ended"
+    assert stable.rounds == list(range(1, 11))
+    # Rounds 4 and 5 of the first block were opened, or could have been: they are charged again,
+    # and the reservation has no room for the last two.
+    done = job(market, job_id)
+    assert (done.rounds_charged, done.rounds_published) == (12, 10)
+
+    assert run(market, straight, Stable(stop_before(11))) == "returned"
+    assert published(market, straight)[-1] == 10
+    assert_same_weights(weights(market, job_id), weights(market, straight))
+
+
+def stop_before(last: int) -> Any:
+    def fail(number: int) -> None:
+        if number == last:
+            raise SandboxFailed(FailureCode.CRASHED)
+
+    return fail
+
+
+def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> None:
+    job_id = submit(market)
+
+    class Died(BaseException):
+        pass
+
+    def die(number: int) -> None:
+        if number == 8:
+            raise Died
+
+    first, second = Stable(die), Stable()
+    with pytest.raises(Died):
+        run(market, job_id, first)
+    assert first.rounds == list(range(1, 8))
+    assert published(market, job_id) == [5]
+    lose(market, job_id)
+    assert run(market, job_id, second) == "ended"
+    # 6 and 7 are computed again, with a charge of their own.
+    assert second.rounds[0] == 6
+    assert [entry.rounds for entry in market.entries("charge")] == [5, 5, 2]
+    assert published(market, job_id) == [5, 7]
+    assert job(market, job_id).status == "completed"
+    assert_settled(market)
+
+
+def test_an_unexpected_error_publishes_nothing_that_waited(market: Market) -> None:
+    """Nobody knows what became of a state in which that could happen."""
+    job_id = submit(market)
+
+    def fail(number: int) -> None:
+        if number == 3:
+            raise RuntimeError("client 17 has the value 42")
+
+    assert run(market, job_id, Stable(fail)) == "returned"
+    assert published(market, job_id) == []
+
+
+def test_a_claim_that_was_lost_while_a_model_waited_publishes_nothing(market: Market) -> None:
+    job_id = submit(market)
+
+    def robbed(number: int) -> None:
+        if number == 3:
+            lose(market, job_id)
+
+    assert run(market, job_id, Stable(robbed)) == "fenced_out"
+    assert published(market, job_id) == []
+    assert job(market, job_id).status == "queued"
+
+
+def test_a_claim_lost_with_its_sandbox_is_lost(market: Market) -> None:
+    held = claimed(market)
+    blocks.next_block(market.services, held)
+    publication = Publication(market.services, held)
+    with pytest.raises(FencedOut), publication.block():
+        publication.take(model(1), 1, None)
+        lose(market, held.job_id)
+        raise SandboxFailed(FailureCode.CRASHED)
+    assert published(market, held.job_id) == []
+
+
+def test_a_database_that_is_down_does_not_hide_a_failed_sandbox(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that people's data may have ended counts as one, see `events.attempt_failed`."""
+    job_id = submit(market)
+
+    def down(*_: object, **__: object) -> bool:
+        raise OperationalError("INSERT", None, Exception("server closed the connection"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.releases.publish", down)
+        assert run(market, job_id, Stable(stop_before(3))) == "returned"
+    assert published(market, job_id) == []
+    with market.database.read() as session:
+        assert events.attempt_failed(session, job_id)
+
+
+def claimed(market: Market) -> Claim:
+    job_id = submit(market)
+    with market.database.unit_of_work() as session:
+        held = rounds.claim(session, job_id, worker="w", lease_seconds=60, now=market.clock())
+    assert held is not None
+    return held
+
+
+def model(number: int) -> ServerState:
+    return ServerState([np.full(3, number, np.float32)], step=number)
+
+
+def test_a_setting_of_zero_publishes_every_round(market: Market) -> None:
+    held = claimed(market)
+    blocks.next_block(market.services, held)
+    publication = Publication(waiting(market, 0.0).services, held, clock=lambda: 0.0)
+    with publication.block():
+        for number in (1, 2, 3):
+            publication.take(model(number), number, None)
+            assert published(market, held.job_id)[-1] == number
+    with market.database.read() as session:
+        counted = session.execute(sa.select(_JOB.c.rounds_published)).scalars().all()
+    assert counted == [3]

@@ -1,0 +1,109 @@
+"""When the model of a round is published: several times a second, and whenever a block ends.
+
+To publish is to hash the whole model and to write it where it outlives a power cut. A round of some
+milliseconds would spend a good part of its time on that, for a model that is superseded before
+anybody has looked at it. So the rounds that end within a moment are published as one, as the last
+of them. What is published is never computed again; a worker that dies loses what still waited,
+which is charged anew like the rest of its block. Nothing may wait once its block is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from jobs import releases
+from jobs.reaper import DATABASE_DOWN
+from jobs.rounds import Claim
+from jobs.services import Services
+from kit import tensors
+from worker.aggregate import AggregateInvalid, ServerState
+from worker.launcher import SandboxFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """The newest model of some rounds, none of which is published.
+
+    Attributes:
+        first: the earliest of these rounds.
+        last: the round the model belongs to.
+        state: the model.
+        clip_norm: C of the last round, where it adapts.
+    """
+
+    first: int
+    last: int
+    state: ServerState
+    clip_norm: float | None
+
+
+class Publication:
+    """Publishes the rounds of one claimed job; not thread-safe."""
+
+    def __init__(
+        self, services: Services, held: Claim, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin with nothing that waits.
+
+        Args:
+            services: the database, and how long a model may wait (`publish_seconds`).
+            held: the claim under which is published.
+            clock: seconds that never go back.
+        """
+        self._services = services
+        self._held = held
+        self._clock = clock
+        self._waiting: _Waiting | None = None
+        self._since = clock()
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """A block of rounds: what waits at its end is published, also where its trainer failed.
+
+        Raises:
+            FencedOut: the claim is no longer in force.
+        """
+        self._since = self._clock()
+        try:
+            yield
+        except (SandboxFailed, AggregateInvalid):
+            # The failure is what has to be told, whatever becomes of the rounds before it.
+            with suppress(*DATABASE_DOWN):
+                self._publish()
+            raise
+        self._publish()
+
+    def take(self, state: ServerState, round_number: int, clip_norm: float | None) -> None:
+        """The model of the next round, published at once where others have waited long enough.
+
+        Raises:
+            FencedOut: the claim is no longer in force.
+        """
+        first = self._waiting.first if self._waiting else round_number
+        self._waiting = _Waiting(first, round_number, state, clip_norm)
+        if self._clock() - self._since >= self._services.settings.publish_seconds:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Weights are the release, and C where it adapts; what going on needs is kept beside."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return
+        state = waiting.state
+        weights = tensors.dump({f"weight_{i:04d}": array for i, array in enumerate(state.weights)})
+        with self._services.database.unit_of_work() as session:
+            releases.publish(
+                session,
+                self._held,
+                first=waiting.first,
+                round_number=waiting.last,
+                weights=weights,
+                server_state=state.to_bytes() if state.remembers else None,
+                digest=tensors.digest(weights),
+                clip_norm=waiting.clip_norm,
+                now=self._services.clock(),
+            )
+        self._since = self._clock()
