@@ -17,14 +17,14 @@ from statistics import median
 import numpy as np
 
 from benchmarks import market as markets
-from benchmarks.models import CLASSES, LR, Model
+from benchmarks.models import LR, Model
 from benchmarks.report import Table
 from benchmarks.timing import Sizes
 from jobs import admission
 from kit import log
 from kit.clock import utc_now
 from kit.ragged import RaggedStore
-from tests.support.market import Market, request
+from tests.support.market import Market
 from tests.support.trainer import Stable
 from worker import coordinator
 from worker.app import start_of, tools_of
@@ -34,7 +34,6 @@ from worker.start import Execute, Start
 from worker.trainers import OpenTrainer
 from worker.zygote import Zygote
 
-COHORT = 100
 WHOLE = "whole job, forked"
 WHOLE_JOBS = (WHOLE, "the same, executed", "the same without training")
 
@@ -45,7 +44,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     rounds = 20 if sizes.quick else 100
     table = Table(
         "job",
-        f"{LR.name}, {rounds} rounds of {COHORT} clients, from queue to released model",
+        f"{LR.name}, {rounds} rounds of {markets.COHORT} clients, from queue to released model",
         ("what", "seconds", "ms a round", "of the job"),
     )
     with (
@@ -54,12 +53,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
         markets.engine(1) as engine,
     ):
         store = LR.store(folder)
-        described = {
-            "store_path": str(store),
-            "feature_shape": list(LR.shape),
-            "classes": CLASSES,
-            "manifest": {"examples_per_client": 300},
-        }
+        described = markets.described(LR) | {"store_path": str(store)}
         market = markets.open_market(
             database,
             engine,
@@ -106,13 +100,7 @@ def _job(market: Market, open_trainer: OpenTrainer, rounds: int) -> float:
     Raises:
         RuntimeError: the job did not end as it should.
     """
-    asked = request(
-        market.dataset_id,
-        rounds=rounds,
-        clients_per_round=COHORT,
-        noise_multiplier=20.0,
-        model={"architecture": LR.task().model.model_dump(mode="json")},
-    )
+    asked = markets.asked(market, LR, rounds=rounds)
     job = admission.submit(market.services, markets.researcher(1), asked, None).job
     started = time.perf_counter()
     ending = coordinator.run(
@@ -126,7 +114,7 @@ def _job(market: Market, open_trainer: OpenTrainer, rounds: int) -> float:
 
 def _start(model: Model, store: Path, way: Start, *, rounds: int) -> float:
     """Seconds until a sandbox has given first weights, or computed so many rounds from others'."""
-    cohort, task = np.arange(COHORT), model.task(shards=2)
+    cohort, task = np.arange(markets.COHORT), model.task(shards=2)
     weights = [np.zeros(shape, np.float32) for shape in task.sum_shapes]
     started = time.perf_counter()
     with Sandbox(task, store if rounds else None, start=way) as sandbox:

@@ -11,16 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import MOST, Model
 from jobs.principal import Principal
 from jobs.settings import Settings
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
+from privacy_gateway.schemas import JobRequest
 from tests.support import market as markets
 from tests.support import servers
 from tests.support.market import Market
 
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 SERIAL = itertools.count(1)
+# Clients of a round in a job; what a round costs the gateway does not depend on them.
+COHORT = 100
 
 
 @contextmanager
@@ -77,8 +81,32 @@ def cheap(dataset_id: str, **changes: Any) -> Any:
 
 
 def open_market(database: Database, engine: EmbeddedEngine, folder: Path, **options: Any) -> Market:
-    """A market that nobody can exhaust in a benchmark, with blocks as long as the product's."""
+    """A market that nobody can exhaust in a benchmark, with the pace of the product."""
     market = markets.open_market(database, engine, folder, **{"epsilon": 100.0} | options)
-    longest = Settings.model_fields["rounds_per_block"].default
-    settings = market.services.settings.model_copy(update={"rounds_per_block": longest})
+    pace = {
+        name: Settings.model_fields[name].default
+        for name in ("rounds_per_block", "publish_seconds")
+    }
+    settings = market.services.settings.model_copy(update=pace)
     return replace(market, services=replace(market.services, settings=settings))
+
+
+def described(model: Model) -> dict[str, Any]:
+    """The columns of a data set that a model can be trained on."""
+    return {
+        "feature_shape": list(model.shape),
+        "feature_dtype": "int32" if model.text else "float32",
+        "classes": model.task().model.layers[-1].units,  # type: ignore[union-attr]
+        "manifest": {"examples_per_client": MOST},
+    }
+
+
+def asked(market: Market, model: Model, *, rounds: int) -> JobRequest:
+    """A request to train a model with cohorts of `COHORT`, at a price that never matters."""
+    return markets.request(
+        market.dataset_id,
+        rounds=rounds,
+        clients_per_round=COHORT,
+        noise_multiplier=20.0,
+        model={"architecture": model.task().model.model_dump(mode="json")},
+    )

@@ -1,9 +1,8 @@
 """Where the processor time of a round of 100 clients goes, by model.
 
 The engine's own parts are differences: a round that trains, a round whose clients all hand in the
-same made-up update (rows are read, updates are clipped and summed), and the reading alone. What
-the trusted side does is taken from whole jobs with a trainer that answers at once; policy, charge
-and publication are its commit.
+same made-up update (rows are read, updates are clipped and summed), and the reading alone. Each
+part is measured by itself, with the processor's caches to itself; `shares` tells of running jobs.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ import numpy as np
 from benchmarks import market as markets
 from benchmarks import prompt
 from benchmarks.contenders import contender
+from benchmarks.market import COHORT
 from benchmarks.models import Model
-from benchmarks.prompt import COHORT, PEOPLE
+from benchmarks.prompt import PEOPLE
 from benchmarks.report import Table
 from benchmarks.timing import Sizes
 from kit import allocator, log
@@ -32,8 +32,6 @@ from worker.sampling import draw_cohort
 from worker.task import TrainingTask
 from worker.training import clients
 
-TARGET = 0.05
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -44,13 +42,6 @@ class Parts:
     training: float
     clip: float
     noise: float
-    commit: float
-
-    @property
-    def share(self) -> float:
-        """What sampling, noise and commit are of all."""
-        own = self.sampling + self.noise + self.commit
-        return own / (own + self.reads + self.training + self.clip)
 
 
 def table(models: Iterable[Model], sizes: Sizes) -> Table:
@@ -67,8 +58,6 @@ def table(models: Iterable[Model], sizes: Sizes) -> Table:
             "training",
             "clip and sum",
             "noise and step",
-            "commit",
-            "sampling, noise, commit of all",
         ),
     )
     for model in models:
@@ -77,12 +66,8 @@ def table(models: Iterable[Model], sizes: Sizes) -> Table:
         answer.add(
             model.name,
             *(1e3 * median(getattr(turn, name) for turn in turns) for name in Parts.__slots__),
-            median(turn.share for turn in turns),
         )
-    answer.notes.append(
-        f"medians; SQLite, embedded policy engine; commit is all the rest a coordinator does: "
-        f"policy, charge (one for each block of rounds), publication; target: at most {TARGET:.0%}"
-    )
+    answer.notes.append("medians")
     return answer
 
 
@@ -95,7 +80,6 @@ def _turns(model: Model, folder: Path, sizes: Sizes) -> list[Parts]:
     with (
         contender("flat", task, path) as flat,
         contender("clip", task, path) as clip,
-        prompt.coordinator(model, folder) as coordinate,
     ):
 
         def turn(number: int) -> Parts:
@@ -104,8 +88,7 @@ def _turns(model: Model, folder: Path, sizes: Sizes) -> list[Parts]:
             )
             reads = each * _used(lambda: _read(store, task, number))
             sampling, noising = (median(_used(act) for _ in range(9)) for act in (_draw, noise))
-            commit = coordinate() - sampling - noising
-            return Parts(sampling, reads, trained - clipped, clipped - reads, noising, commit)
+            return Parts(sampling, reads, trained - clipped, clipped - reads, noising)
 
         return [turn(number) for number in range(2 * sizes.runs + 1)][1:]
 

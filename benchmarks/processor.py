@@ -21,7 +21,7 @@ from statistics import median
 from benchmarks import admission as admissions
 from benchmarks import market as markets
 from benchmarks.report import Table
-from benchmarks.timing import Sizes
+from benchmarks.timing import Sizes, processor_seconds
 from jobs import admission, quoting
 from jobs.attempt import Attempt
 from jobs.settle import settle
@@ -30,7 +30,6 @@ from tests.support.market import Market
 RESEARCHERS = 16
 GROUPS = (1, 16, 64)
 COLUMNS = ("what", "CPU ms", "child's CPU ms", "most a second")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def ask(sizes: Sizes) -> Iterator[Table]:
@@ -108,8 +107,4 @@ def _row(table: Table, name: str, count: int, act: Callable[[], object], sizes: 
 def _childrens() -> float:
     """Processor seconds of this process's living children, as Linux tells them."""
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+    return sum(processor_seconds(int(pid)) for pid in pids)

@@ -21,34 +21,31 @@ from benchmarks.models import Model
 from jobs import admission
 from jobs.settings import Settings
 from kit.clock import utc_now
-from privacy_gateway.schemas import JobRequest
-from tests.support.market import Market, request
+from tests.support.market import Market
 from tests.support.trainer import FakeTrainer
 from worker.aggregate import Sums
 from worker.coordinator import Tools, run
 from worker.pace import Pace, pace_of
 from worker.task import GRID, TrainingTask
 
-COHORT = 100
 PEOPLE = 400
 
 
 @contextmanager
 def coordinator(model: Model, folder: Path, *, jobs: int = 0) -> Iterator[Callable[[], float]]:
     """Processor seconds of a round after `jobs` others, without what is paid for once a job."""
-    described: dict[str, Any] = {
-        "feature_shape": list(model.shape),
-        "feature_dtype": "int32" if model.text else "float32",
-        "classes": model.task().model.layers[-1].units,  # type: ignore[union-attr]
-        "manifest": {"examples_per_client": 300},
-    }
     few, many = 5, 45
     with markets.sqlite(folder) as database, markets.engine(1) as engine:
-        market = markets.open_market(database, engine, folder, clients=PEOPLE, dataset=described)
-        market = replace(market, services=replace(market.services, clock=utc_now))
+        market = markets.open_market(
+            database, engine, folder, clients=PEOPLE, dataset=markets.described(model)
+        )
+        # Each round is published, or an answer at once would leave publication out.
+        settings = market.services.settings.model_copy(update={"publish_seconds": 0.0})
+        services = replace(market.services, clock=utc_now, settings=settings)
+        market = replace(market, services=services)
 
         if jobs:
-            history.age(market, jobs, _request(market, model, 1))
+            history.age(market, jobs, markets.asked(market, model, rounds=1))
 
         def coordinate() -> float:
             return (_job(market, model, many) - _job(market, model, few)) / (many - few)
@@ -83,7 +80,7 @@ def _job(market: Market, model: Model, rounds: int) -> float:
     Raises:
         RuntimeError: the job did not end as it should.
     """
-    asked = _request(market, model, rounds)
+    asked = markets.asked(market, model, rounds=rounds)
     job = admission.submit(market.services, markets.researcher(1), asked, None).job
     used = time.thread_time()
     ending = run(market.services, job.id, worker="bench", tools=Tools(_at_once, pace=_pace))
@@ -96,13 +93,3 @@ def _job(market: Market, model: Model, rounds: int) -> float:
 def _pace(settings: Settings, _: int) -> Pace:
     """As in a job of a hundred rounds, however many are measured."""
     return pace_of(settings, 100)
-
-
-def _request(market: Market, model: Model, rounds: int) -> JobRequest:
-    return request(
-        market.dataset_id,
-        rounds=rounds,
-        clients_per_round=COHORT,
-        noise_multiplier=20.0,
-        model={"architecture": model.task().model.model_dump(mode="json")},
-    )

@@ -3,12 +3,11 @@
 Everything takes turns on the same clients: the naive Keras loop, the flat-ragged engine on one
 core and on all, and the round as a worker runs it: cohort, sandbox in another process, check,
 noise, server step. Sums of the engines are compared, so that speed is not bought with a mistake.
-A second table splits a round into its parts.
+A second table splits a round into its parts, a third tells what of a running job's work is private.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,11 +16,11 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks import market, parts
+from benchmarks import market, parts, shares
 from benchmarks.contenders import Lap, contender
 from benchmarks.models import CNN, LR, LSTM, MLP, Model
 from benchmarks.report import Table, cores
-from benchmarks.timing import Sizes
+from benchmarks.timing import Sizes, processor_seconds
 from kit.ragged import RaggedStore
 from privacy_gateway.modelspec import measure
 from worker.aggregate import ServerOptimizer, ServerState, run_round
@@ -57,6 +56,7 @@ def ask(sizes: Sizes) -> Iterator[Table]:
     )
     yield table
     yield parts.table(models, sizes)
+    yield shares.table(models, sizes)
 
 
 def _race(table: Table, model: Model, folder: Path, sizes: Sizes) -> None:
@@ -147,7 +147,5 @@ class _whole:  # noqa: N801 - a context manager, used like a function
         return Lap(time.perf_counter() - started, self._used() - used, np.zeros(0))
 
     def _used(self) -> float:
-        """Processor seconds of this process and the sandbox, whose clock counts in hundredths."""
-        stat = Path(f"/proc/{self._sandbox.pid}/stat").read_text(encoding="utf-8")
-        ticks = sum(map(int, stat.rpartition(")")[2].split()[11:13]))
-        return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+        """Processor seconds of this process and the sandbox."""
+        return time.process_time() + processor_seconds(self._sandbox.pid or 0)
