@@ -22,18 +22,18 @@ from accounting import ledger
 from accounting.ledger import Charge
 from jobs import events, states
 from jobs.errors import FencedOut
-from jobs.tables import Job, JobRelease, Outbox
+from jobs.tables import Job, Outbox
 from kit import prepared
 from kit.clock import micros
 from kit.database_time import database_micros
 from kit.prepared import Asked, Prepared
 
 _JOB = Job.__table__  # type: ignore[attr-defined]
-_RELEASE = JobRelease.__table__  # type: ignore[attr-defined]
 _OUTBOX = Outbox.__table__  # type: ignore[attr-defined]
 
 
-# These run in every round. A lease that ended is over even before the reaper has seen it.
+# These run for every block and publication. A lease that ended is over even before the reaper has
+# seen it.
 _RENEW = Prepared(
     sa.update(_JOB)
     .where(

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from jobs import releases
-from jobs.reaper import DATABASE_DOWN
+from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.services import Services
 from kit import tensors
-from worker.aggregate import AggregateInvalid, ServerState
-from worker.launcher import SandboxFailed
+from worker.aggregate import ServerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,13 @@ class Publication:
         self._clock = clock
         self._waiting: _Waiting | None = None
         self._since = clock()
+        self._noise_key: bytes | None = None
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """A block of rounds: what waits at its end is published, also where its trainer failed.
+        """A block of rounds: what waits at its end is published, also where a round failed.
+
+        How it failed must not be seen by whether the rounds before it were published.
 
         Raises:
             FencedOut: the claim is no longer in force.
@@ -69,22 +73,27 @@ class Publication:
         self._since = self._clock()
         try:
             yield
-        except (SandboxFailed, AggregateInvalid):
+        except FencedOut:
+            raise
+        except Exception:
             # The failure is what has to be told, whatever becomes of the rounds before it.
-            with suppress(*DATABASE_DOWN):
+            with suppress(SQLAlchemyError):
                 self._publish()
             raise
         self._publish()
 
     def take(self, state: ServerState, round_number: int, clip_norm: float | None) -> None:
-        """The model of the next round, published at once where others have waited long enough.
+        """The model of the next round, published at once where it is time.
 
         Raises:
             FencedOut: the claim is no longer in force.
         """
         first = self._waiting.first if self._waiting else round_number
         self._waiting = _Waiting(first, round_number, state, clip_norm)
-        if self._clock() - self._since >= self._services.settings.publish_seconds:
+        # A tree's key must be kept before more is computed under it: whoever goes on needs it.
+        new_key = state.noise_key not in (None, self._noise_key)
+        self._noise_key = state.noise_key
+        if new_key or self._clock() - self._since >= self._services.settings.publish_seconds:
             self._publish()
 
     def _publish(self) -> None:

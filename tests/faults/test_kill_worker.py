@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import events
 from jobs.queue import Queue
 from kit.db import Database
 from policies.embedded import EmbeddedEngine
@@ -42,9 +43,14 @@ def assert_sound(market: Market, job_id: str) -> None:
     """What must hold whatever happened: paid before published, published once, nothing held."""
     done = workers.job(market, job_id)
     rounds = [row.round for row in workers.published(market, job_id)]
-    assert rounds == list(range(1, done.rounds_published + 1))
+    # Rounds that end within a moment are published as one, and leave the row of the last.
+    assert rounds == sorted(set(rounds))
+    assert rounds[-1] == done.rounds_published
+    with market.database.read() as session:
+        told = events.since(session, job_id)
+    assert [event.body["round"] for event in told if event.kind == "published"] == rounds
     charges = [entry for entry in market.entries("charge") if entry.job_id == job_id]
-    assert sum(entry.rounds for entry in charges) == done.rounds_charged >= len(rounds)
+    assert sum(entry.rounds for entry in charges) == done.rounds_charged >= rounds[-1]
     covered = {
         (number, entry.fence)
         for entry in charges

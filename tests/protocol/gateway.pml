@@ -209,6 +209,8 @@ inline insert_if_absent() {
     assert(!OVER(job));
     assert(round <= J.charged);
     assert(!(J.releases & BIT(round)));
+    assert(round <= answered);
+    assert(first == J.published + 1);
     J.releases = J.releases | BIT(round);
     J.published = round;
     J.attempt = 0;
@@ -222,11 +224,14 @@ inline insert_if_absent() {
  */
 proctype Worker() {
   byte job, fence, first, round, last;
-  byte paid;  /* ghost: committed charges of this attempt whose data is not open yet */
+  byte paid;      /* ghost: committed charges of this attempt whose data is not open yet */
+  byte answered;  /* ghost: the last round whose sum came back */
   mtype seen;
 
 idle:
-  atomic { job = 0; fence = 0; first = 0; round = 0; last = 0; paid = 0; seen = 0 };
+  atomic {
+    job = 0; fence = 0; first = 0; round = 0; last = 0; paid = 0; answered = 0; seen = 0
+  };
 
 end_of_shift:
   atomic {
@@ -248,7 +253,7 @@ end_of_shift:
 
 ask:  /* jobs.blocks._ask: outside of any transaction */
   if
-  :: atomic { seen = owner; round = J.published + 1; last = 0 }
+  :: atomic { seen = owner; first = 0; round = J.published + 1; last = 0; answered = 0 }
   :: atomic { FAULT; goto blameless }  /* no policy engine, or a polite SIGTERM */
   :: atomic { FAULT; goto crash }
   fi;
@@ -300,6 +305,12 @@ training:
   :: atomic { FAULT; goto crash }
   fi;
 
+  if
+  :: answered = round
+  :: atomic { FAULT; goto lost_sandbox }
+  :: atomic { FAULT; goto crash }
+  fi;
+
   if  /* worker.publication: a round may wait for the next one of its block */
   :: atomic { round < last -> round++; goto training }
   :: true
@@ -320,7 +331,7 @@ publishing:
     :: FAULT; goto failed_attempt  /* or the attempt is given up */
     fi
   }
-  :: atomic { FAULT; goto lost_sandbox }
+  :: atomic { FAULT; goto failed_attempt }  /* the database is away */
   :: atomic { FAULT; goto crash }
   fi;
 
@@ -329,8 +340,11 @@ lost_sandbox:  /* worker.publication.block: what waited is published all the sam
   :: atomic {
     if
     :: round == first -> goto failed_attempt
-    :: else -> round--
+    :: else
     fi;
+#ifndef MUTANT_PUBLISH_UNANSWERED
+    round--;
+#endif
     if
 #ifndef MUTANT_PUBLISH_UNFENCED
     :: !IN_FORCE -> goto idle

@@ -34,6 +34,7 @@ CAUGHT_BY = {
     "MUTANT_END_KEEPS_RESERVATION": "jobs[job].held==0",
     "MUTANT_PUBLISH_UNFENCED": "!((jobs[job].status==",
     "MUTANT_PUBLISH_OVERWRITES": "jobs[job].releases&(1<<(round-1))",
+    "MUTANT_PUBLISH_UNANSWERED": "round<=answered",
     "MUTANT_CHARGE_UNFENCED": "jobs[job].fence==fence",
     "MUTANT_POLICY_UNCOMPARED": "owner==",
     "MUTANT_TRUST_HINT": "!((jobs[job].status==",

@@ -20,6 +20,15 @@ from worker.coordinator import Tools
 from worker.noise import NoiseSource
 
 KEY = bytes(range(32))
+# Passes of ten rounds: the second tree begins with round 11.
+TREE = {
+    "algorithm": {"name": "dp_ftrl", "clip_norm": 1.0, "server_optimizer": {"name": "momentum"}},
+    "sampling": "none",
+    "clients_per_round": 100,
+    "noise_multiplier": 6.0,
+    "rounds": 12,
+}
+ADAPTIVE = {"algorithm": {"name": "dp_fedavg", "clip_norm": "adaptive"}, "rounds": 12}
 
 
 def submit(market: Market, **changes: Any) -> str:

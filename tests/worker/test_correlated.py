@@ -17,20 +17,13 @@ from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
 from tests.support.pace import longest
 from tests.support.trainer import Stable
+from tests.worker.coordinated import ADAPTIVE, TREE
 from worker import coordinator
 from worker.coordinator import Tools
 from worker.launcher import FailureCode, SandboxFailed
 from worker.noise import NoiseSource
 
 KEY = bytes(range(32))
-TREE = {
-    "algorithm": {"name": "dp_ftrl", "clip_norm": 1.0, "server_optimizer": {"name": "momentum"}},
-    "sampling": "none",
-    "clients_per_round": 100,
-    "noise_multiplier": 6.0,
-    "rounds": 12,
-}
-ADAPTIVE = {"algorithm": {"name": "dp_fedavg", "clip_norm": "adaptive"}, "rounds": 12}
 
 
 @pytest.fixture(scope="module")

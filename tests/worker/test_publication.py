@@ -21,10 +21,12 @@ from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
 from tests.support.market import Market
+from tests.support.servers import wait_until
 from tests.support.trainer import Stable
-from tests.worker.coordinated import assert_settled, job, releases, run, submit
-from worker.aggregate import ServerState
+from tests.worker.coordinated import ADAPTIVE, TREE, assert_settled, job, releases, run, submit
+from worker.aggregate import AggregateInvalid, ServerState
 from worker.launcher import FailureCode, SandboxFailed
+from worker.noise import NoiseSource
 from worker.publication import Publication
 
 ENDLESS = 3600.0
@@ -93,9 +95,7 @@ def test_what_has_waited_long_enough_is_published_within_its_block(market: Marke
     held = claimed(market)
     blocks.next_block(market.services, held)
     passed = [0.0]
-    publication = Publication(
-        waiting(market, 0.2).services, held, clock=lambda: passed[0]
-    )  # fmt: skip
+    publication = Publication(waiting(market, 0.2).services, held, clock=lambda: passed[0])
     seen = []
     with publication.block():
         for number, moment in enumerate((0.15, 0.25, 0.4, 0.46, 0.5), start=1):
@@ -169,17 +169,21 @@ def stop_before(last: int) -> Any:
     return fail
 
 
-def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> None:
-    job_id = submit(market)
+class Died(BaseException):
+    """A process that is gone handles nothing."""
 
-    class Died(BaseException):
-        pass
 
+def die_at(last: int) -> Any:
     def die(number: int) -> None:
-        if number == 8:
+        if number == last:
             raise Died
 
-    first, second = Stable(die), Stable()
+    return die
+
+
+def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> None:
+    job_id = submit(market)
+    first, second = Stable(die_at(8)), Stable()
     with pytest.raises(Died):
         run(market, job_id, first)
     assert first.rounds == list(range(1, 8))
@@ -194,16 +198,51 @@ def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> Non
     assert_settled(market)
 
 
-def test_an_unexpected_error_publishes_nothing_that_waited(market: Market) -> None:
-    """Nobody knows what became of a state in which that could happen."""
+@pytest.mark.parametrize(
+    "failure",
+    [
+        SandboxFailed(FailureCode.CRASHED),
+        AggregateInvalid("a sum beyond what clipped updates can add up to"),
+        RuntimeError("client 17 has the value 42"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_how_a_round_failed_does_not_show(market: Market, failure: Exception) -> None:
+    """By the events a researcher sees: what had waited is published whatever happened."""
     job_id = submit(market)
 
     def fail(number: int) -> None:
         if number == 3:
-            raise RuntimeError("client 17 has the value 42")
+            raise failure
 
     assert run(market, job_id, Stable(fail)) == "returned"
-    assert published(market, job_id) == []
+    with market.database.read() as session:
+        seen = [(event.kind, event.body) for event in events.since(session, job_id)]
+    assert seen[-3:] == [
+        ("charged", {"first_round": 1, "rounds": 5, "rounds_charged": 5}),
+        ("published", {"round": 2, "rounds": 12}),
+        ("queued", {"reason": events.FAILED}),
+    ]
+
+
+def test_a_block_that_a_stopping_worker_abandons_keeps_what_it_has(market: Market) -> None:
+    job_id = submit(market)
+    stop: list[int] = []
+    stable = Stable()
+
+    def endless(number: int) -> None:
+        if number < 3:
+            return
+        stop.append(number)
+        training = next(m for m, people in zip(stable.made, stable.stores, strict=True) if people)
+        wait_until(lambda: training.killed, what="the kill", seconds=20)
+        raise SandboxFailed(FailureCode.CRASHED)
+
+    stable.before_round = endless
+    ending = run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
+    assert (ending, published(market, job_id)) == ("returned", [2])
+    with market.database.read() as session:
+        assert not events.attempt_failed(session, job_id)
 
 
 def test_a_claim_that_was_lost_while_a_model_waited_publishes_nothing(market: Market) -> None:
@@ -269,3 +308,46 @@ def test_a_setting_of_zero_publishes_every_round(market: Market) -> None:
     with market.database.read() as session:
         counted = session.execute(sa.select(_JOB.c.rounds_published)).scalars().all()
     assert counted == [3]
+
+
+@pytest.mark.parametrize(
+    ("last", "kept"),
+    [(4, [1]), (9, [1, 5]), (12, [1, 5, 10, 11])],
+    ids=["in the first block", "in the second", "in the second tree"],
+)
+def test_a_tree_goes_on_under_its_key_after_a_death(
+    market: Market, last: int, kept: list[int]
+) -> None:
+    """Its first round is published at once: the key is in no other place. Here it is a real one."""
+    job_id = submit(market, **TREE)
+    first, second = Stable(die_at(last)), Stable()
+    with pytest.raises(Died):
+        run(market, job_id, first, noise=NoiseSource)
+    assert published(market, job_id) == kept
+    lose(market, job_id)
+    assert run(market, job_id, second, noise=NoiseSource) == "ended"
+    assert published(market, job_id)[-1] == 12
+    again = set(first.rounds) & set(second.rounds)
+    assert again == set(range(kept[-1] + 1, last))
+    dealt = [cohorts(stable) for stable in (first, second)]
+    assert all(np.array_equal(dealt[0][number], dealt[1][number]) for number in again)
+    assert len(market.entries("charge")) == 1
+
+
+def cohorts(stable: Stable) -> dict[int, Any]:
+    return {
+        number: cohort
+        for trainer in stable.made
+        for number, cohort in zip(trainer.rounds, trainer.cohorts, strict=True)
+    }
+
+
+def test_a_norm_that_adapts_is_told_with_each_publication(market: Market) -> None:
+    job_id = submit(market, **ADAPTIVE)
+    stable = Stable()
+    assert run(market, job_id, stable) == "ended"
+    used = [norm for trainer in stable.made for norm in trainer.clip_norms]
+    assert [body["clip_norm"] for body in told(market, job_id, "published")] == [
+        used[number - 1] for number in (5, 10, 12)
+    ]
+    assert used == sorted(set(used))
