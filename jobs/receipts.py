@@ -233,8 +233,9 @@ def _statement(job: Job, population: Population, plan: TrainingPlan, epsilon: fl
     return (
         f"{job.rounds_published} of {job.rounds} rounds went into what was released, each with"
         f" Gaussian noise of {plan.noise_multiplier:g} times the largest influence one"
-        f" {population.privacy_unit} can have.{repeated} Whoever sees everything this job released can tell whether any single"
-        f" {population.privacy_unit} among {job.population_clients} took part only within"
-        f" ε = {_rounded_up(epsilon)} at δ = {float(job.delta):g}. This job is one of several on"
-        f" the same people; their total is bounded by the population's budget, kept in the ledger."
+        f" {population.privacy_unit} can have.{repeated} Whoever sees everything this job"
+        f" released can tell whether any single {population.privacy_unit} among"
+        f" {job.population_clients} took part only within ε = {_rounded_up(epsilon)} at"
+        f" δ = {float(job.delta):g}. This job is one of several on the same"
+        f" people; their total is bounded by the population's budget, kept in the ledger."
     )
