@@ -109,7 +109,11 @@ def _shuffled(
     owner = np.repeat(np.arange(len(clients)), sizes)
     place = np.arange(len(rows)) - starts[owner]
     keys = mix(seeds[owner], 1) ^ mix(place.astype(np.uint64), 2)
-    order = np.lexsort((mix(keys, 3), owner))
+    # One number to sort by, whose row it is and then as much of the hash as there is room for:
+    # several times as fast as two keys. Two rows of a client are as good as never equal in 50 bits.
+    room = np.uint64(max(1, len(clients).bit_length()))
+    owners = owner.astype(np.uint64) << (np.uint64(64) - room)
+    order = np.argsort(owners | (mix(keys, 3) >> room))
     kept = order[place < cap]
     ends = np.cumsum(np.minimum(sizes, cap))
     return rows[kept], np.concatenate([np.zeros(1, np.int64), ends])
