@@ -14,9 +14,11 @@ from jobs.tables import Job, JobRelease
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
 from tests.support.pace import longest
+from tests.support.servers import wait_until
 from tests.support.trainer import Stable
 from worker import coordinator
 from worker.coordinator import Tools
+from worker.launcher import FailureCode, SandboxFailed
 from worker.noise import NoiseSource
 
 KEY = bytes(range(32))
@@ -40,6 +42,23 @@ def run(market: Market, job_id: str, stable: Stable, **tools: Any) -> str:
     given = {"noise": lambda: NoiseSource(KEY), "pace": longest} | tools
     made = Tools(open_trainer=stable, **given)
     return coordinator.run(market.services, job_id, worker="w1", tools=made)
+
+
+def abandon(market: Market, job_id: str, *, in_round: int = 1) -> str:
+    """A worker is told to stop in a round that does not end, and kills its sandbox."""
+    stop: list[int] = []
+    stable = Stable()
+
+    def endless(number: int) -> None:
+        if number < in_round:
+            return
+        stop.append(number)
+        training = next(m for m, people in zip(stable.made, stable.stores, strict=True) if people)
+        wait_until(lambda: training.killed, what="the kill", seconds=20)
+        raise SandboxFailed(FailureCode.CRASHED)
+
+    stable.before_round = endless
+    return run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
 
 
 def keeping_groups_apart() -> str:

@@ -27,7 +27,7 @@ from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
 from tests.support.servers import wait_until
 from tests.support.trainer import FakeTrainer, Stable
-from tests.worker.coordinated import assert_settled, job, releases, run, submit
+from tests.worker.coordinated import abandon, assert_settled, job, releases, run, submit
 from worker.launcher import FailureCode, SandboxFailed
 
 
@@ -196,18 +196,7 @@ def test_an_attempt_that_the_database_ended_has_not_failed(
 def test_a_block_that_a_stopping_worker_abandons_has_not_failed(market: Market) -> None:
     """Else a cancel after an operator's restart would cost the whole job."""
     job_id = submit(market)
-    stop: list[int] = []
-    stable = Stable()
-
-    def endless(round_number: int) -> None:
-        stop.append(round_number)
-        training = next(m for m, people in zip(stable.made, stable.stores, strict=True) if people)
-        wait_until(lambda: training.killed, what="the kill", seconds=20)
-        raise SandboxFailed(FailureCode.CRASHED)
-
-    stable.before_round = endless
-    ending = run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
-    assert ending == "returned"
+    assert abandon(market, job_id) == "returned"
     waiting = job(market, job_id)
     assert (waiting.status, waiting.attempt, waiting.rounds_charged) == ("queued", 0, 5)
     with market.database.read() as session:

@@ -21,9 +21,17 @@ from kit.db import Database
 from policies.embedded import EmbeddedEngine
 from tests.support import market as support
 from tests.support.market import Market
-from tests.support.servers import wait_until
 from tests.support.trainer import Stable
-from tests.worker.coordinated import ADAPTIVE, TREE, assert_settled, job, releases, run, submit
+from tests.worker.coordinated import (
+    ADAPTIVE,
+    TREE,
+    abandon,
+    assert_settled,
+    job,
+    releases,
+    run,
+    submit,
+)
 from worker.aggregate import AggregateInvalid, ServerState
 from worker.launcher import FailureCode, SandboxFailed
 from worker.noise import NoiseSource
@@ -227,20 +235,8 @@ def test_how_a_round_failed_does_not_show(market: Market, failure: Exception) ->
 
 def test_a_block_that_a_stopping_worker_abandons_keeps_what_it_has(market: Market) -> None:
     job_id = submit(market)
-    stop: list[int] = []
-    stable = Stable()
-
-    def endless(number: int) -> None:
-        if number < 3:
-            return
-        stop.append(number)
-        training = next(m for m, people in zip(stable.made, stable.stores, strict=True) if people)
-        wait_until(lambda: training.killed, what="the kill", seconds=20)
-        raise SandboxFailed(FailureCode.CRASHED)
-
-    stable.before_round = endless
-    ending = run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
-    assert (ending, published(market, job_id)) == ("returned", [2])
+    assert abandon(market, job_id, in_round=3) == "returned"
+    assert published(market, job_id) == [2]
     with market.database.read() as session:
         assert not events.attempt_failed(session, job_id)
 
