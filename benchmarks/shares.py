@@ -41,24 +41,41 @@ SMALL_PARAMETERS = 1_000_000
 
 @dataclass(slots=True)
 class _Spent:
-    """Processor seconds since the end of a job's first round.
+    """Processor seconds since the end of a job's first round, and two by the clock.
 
     Attributes:
         rounds: that were computed since.
         own: of the coordinator's thread, between two rounds.
         handing: of the same thread, giving weights and reading and checking sums.
         sandbox: of the sandbox's process.
+        waited: between two rounds, by the clock: nothing is trained meanwhile.
+        passed: by the clock.
     """
 
     rounds: int = 0
     own: float = 0.0
     handing: float = 0.0
     sandbox: float = 0.0
+    waited: float = 0.0
+    passed: float = 0.0
 
     @property
     def share(self) -> float:
         """What sampling, noise and commit are of all."""
         return self.own / (self.own + self.handing + self.sandbox)
+
+    @property
+    def share_of_the_clock(self) -> float:
+        """The same by the clock."""
+        return self.waited / self.passed
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Now, by this thread's processor time and by the clock."""
+
+    thread: float = field(default_factory=time.thread_time)
+    clock: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(slots=True)
@@ -67,22 +84,24 @@ class _Watched:
 
     sandbox: Any
     spent: _Spent
-    _answered: float | None = None
-    _begun: float = field(default=0.0)
+    _answered: _Moment | None = None
+    _used: float = 0.0
 
     def round(self, *given: Any, **named: Any) -> Any:
-        asked = time.thread_time()
+        asked = _Moment()
         sums = self.sandbox.round(*given, **named)
-        answered = time.thread_time()
+        answered = _Moment()
         used = processor_seconds(self.sandbox.pid)
         if self._answered is None:
-            self._begun = used
+            self._used = used
         else:
             self.spent.rounds += 1
-            self.spent.own += asked - self._answered
-            self.spent.handing += answered - asked
-            self.spent.sandbox = used - self._begun
-        self._answered = time.thread_time()
+            self.spent.own += asked.thread - self._answered.thread
+            self.spent.handing += answered.thread - asked.thread
+            self.spent.sandbox = used - self._used
+            self.spent.waited += asked.clock - self._answered.clock
+            self.spent.passed += answered.clock - self._answered.clock
+        self._answered = _Moment()
         return sums
 
     def __getattr__(self, name: str) -> Any:
@@ -103,6 +122,7 @@ def table(models: Iterable[Model], sizes: Sizes) -> Table:
             "handing over",
             "sandbox",
             "sampling, noise, commit of all",
+            "by the clock",
         ),
     )
     for model in models:
@@ -120,7 +140,11 @@ def _add(answer: Table, model: Model, jobs: list[_Spent]) -> None:
         median(1e3 * getattr(job, part) / job.rounds for job in jobs)
         for part in ("own", "handing", "sandbox")
     ]
-    answer.add(model.name, jobs[0].rounds + 1, *each, median(job.share for job in jobs))
+    shares = (
+        median(job.share for job in jobs),
+        median(job.share_of_the_clock for job in jobs),
+    )
+    answer.add(model.name, jobs[0].rounds + 1, *each, *shares)
 
 
 def _jobs(model: Model, folder: Path, sizes: Sizes) -> Iterator[_Spent]:

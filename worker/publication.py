@@ -4,24 +4,25 @@ To publish is to hash the whole model and to write it where it outlives a power 
 milliseconds would spend a good part of its time on that, for a model that is superseded before
 anybody has looked at it. So the rounds that end within a moment are published as one, as the last
 of them. What is published is never computed again; a worker that dies loses what still waited,
-which is charged anew like the rest of its block. Nothing may wait once its block is over.
+which is charged anew like the rest of its block (a tree's is paid for). Nothing may wait once its
+block is over.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import releases
 from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.services import Services
-from kit import tensors
+from kit import log, tensors
 from worker.aggregate import ServerState
+
+_log = log.get("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,18 @@ class Publication:
         except FencedOut:
             raise
         except Exception:
-            # The failure is what has to be told, whatever becomes of the rounds before it.
-            with suppress(SQLAlchemyError):
-                self._publish()
+            self._publish_beside_a_failure()
             raise
         self._publish()
+
+    def _publish_beside_a_failure(self) -> None:
+        """The failure is what has to be told, whatever becomes of the rounds before it."""
+        try:
+            self._publish()
+        except FencedOut:
+            raise
+        except Exception as error:
+            _log.warning("not_published", job=self._held.job_id, **log.place_of(error))
 
     def take(self, state: ServerState, round_number: int, clip_norm: float | None) -> None:
         """The model of the next round, published at once where it is time.

@@ -47,7 +47,7 @@ def assert_sound(market: Market, job_id: str) -> None:
     assert rounds == sorted(set(rounds))
     assert rounds[-1] == done.rounds_published
     with market.database.read() as session:
-        told = events.since(session, job_id)
+        told = events.since(session, job_id, limit=10_000)
     assert [event.body["round"] for event in told if event.kind == "published"] == rounds
     charges = [entry for entry in market.entries("charge") if entry.job_id == job_id]
     assert sum(entry.rounds for entry in charges) == done.rounds_charged >= rounds[-1]

@@ -264,14 +264,19 @@ def test_a_claim_lost_with_its_sandbox_is_lost(market: Market) -> None:
     assert published(market, held.job_id) == []
 
 
-def test_a_database_that_is_down_does_not_hide_a_failed_sandbox(
-    market: Market, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "trouble",
+    [OperationalError("INSERT", None, Exception("server closed the connection")), MemoryError()],
+    ids=["database down", "no memory"],
+)
+def test_a_publication_that_fails_does_not_hide_a_failed_sandbox(
+    market: Market, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     """An attempt that people's data may have ended counts as one, see `events.attempt_failed`."""
     job_id = submit(market)
 
     def down(*_: object, **__: object) -> bool:
-        raise OperationalError("INSERT", None, Exception("server closed the connection"))
+        raise trouble
 
     with monkeypatch.context() as patched:
         patched.setattr("jobs.releases.publish", down)
@@ -328,6 +333,15 @@ def test_a_tree_goes_on_under_its_key_after_a_death(
     dealt = [cohorts(stable) for stable in (first, second)]
     assert all(np.array_equal(dealt[0][number], dealt[1][number]) for number in again)
     assert len(market.entries("charge")) == 1
+
+
+def test_a_trees_key_is_kept_with_what_waited_of_the_tree_before(market: Market) -> None:
+    """Blocks of four: rounds 9 and 10 end a tree, 11 begins the next in the same block."""
+    settings = market.services.settings.model_copy(update={"rounds_per_block": 4})
+    market = replace(market, services=replace(market.services, settings=settings))
+    job_id = submit(market, **TREE)
+    assert run(market, job_id, Stable()) == "ended"
+    assert published(market, job_id) == [1, 4, 8, 11, 12]
 
 
 def cohorts(stable: Stable) -> dict[int, Any]:
