@@ -161,7 +161,7 @@ def check_sum(sums: Sums, shapes: Shapes, clients: int) -> None:
             raise AggregateInvalid("a sum that is not int64")
         for part in _blocks(array):
             numbers = part.astype(np.float64)
-            # A product by BLAS would wake its threads, and after it they turn round for some 20 ms
+            # A product by BLAS would wake its threads, and after it they turn round for some 100 ms
             # on the cores that the sandbox trains on.
             square += float(np.square(numbers, out=numbers).sum())
     if math.sqrt(square) > clients * GRID * (1.0 + SLACK):

@@ -91,7 +91,7 @@ print(time.process_time() - time.thread_time() - others)
 
 
 def test_no_thread_is_busy_while_the_sandbox_trains() -> None:
-    """A large product by BLAS keeps its threads awake for some 20 ms, on the sandbox's cores."""
+    """A large product by BLAS keeps its threads awake for 0.1 s, on the sandbox's cores."""
     done = subprocess.run(
         [sys.executable, "-c", _ROUNDS_OF_A_WORKER],
         env=os.environ | {"OPENBLAS_NUM_THREADS": "2"},
