@@ -30,11 +30,10 @@ from benchmarks.report import cores
 from jobs.tables_datasets import Dataset
 from privacy_gateway import modelspec
 from privacy_gateway.schemas import JobRequest
-from worker.aggregate import ServerOptimizer, ServerState, Sums, Weights
+from worker.aggregate import ServerOptimizer, ServerState
 from worker.launcher import Sandbox
 from worker.noise import Integers, NoiseSource
 from worker.orders import training_task
-from worker.sampling import Clients
 from worker.start import Start
 from worker.steps import Stepper
 from worker.task import TrainingTask
@@ -154,10 +153,7 @@ def run(
     watch: Watch | None = None,
 ) -> ServerState:
     """All rounds of a job, as `worker.coordinator` goes through those it has charged."""
-
-    def ask(number: int, cohort: Clients, weights: Weights, clip: float | None) -> Sums:
-        return trainers.round(number, cohort, weights, clip_norm=clip, group_clients=None)
-
+    ask = partial(trainers.round, group_clients=None)
     chosen = bought.request.algorithm.server_optimizer
     stepper = Stepper(bought.plan, ServerOptimizer(**chosen.model_dump()))
     state = ServerState(trainers.initial_weights())

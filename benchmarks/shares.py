@@ -45,7 +45,7 @@ class _Spent:
 
     Attributes:
         rounds: that were computed since.
-        own: of the coordinator's thread, between two rounds.
+        own: of the coordinator's thread, between two rounds and while the sandbox computes one.
         handing: of the same thread, giving weights and reading and checking sums.
         sandbox: of the sandbox's process.
         waited: between two rounds, by the clock: nothing is trained meanwhile.
@@ -87,17 +87,32 @@ class _Watched:
     _answered: _Moment | None = None
     _used: float = 0.0
 
-    def round(self, *given: Any, **named: Any) -> Any:
+    def round(
+        self,
+        round_number: int,
+        clients: Any,
+        weights: Any,
+        clip_norm: float | None,
+        meanwhile: Callable[[], None],
+    ) -> Any:
+        aside = 0.0
+
+        def timed() -> None:
+            nonlocal aside
+            began = time.thread_time()
+            meanwhile()
+            aside = time.thread_time() - began
+
         asked = _Moment()
-        sums = self.sandbox.round(*given, **named)
+        sums = self.sandbox.round(round_number, clients, weights, clip_norm, timed)
         answered = _Moment()
         used = processor_seconds(self.sandbox.pid)
         if self._answered is None:
             self._used = used
         else:
             self.spent.rounds += 1
-            self.spent.own += asked.thread - self._answered.thread
-            self.spent.handing += answered.thread - asked.thread
+            self.spent.own += asked.thread - self._answered.thread + aside
+            self.spent.handing += answered.thread - asked.thread - aside
             self.spent.sandbox = used - self._used
             self.spent.waited += asked.clock - self._answered.clock
             self.spent.passed += answered.clock - self._answered.clock

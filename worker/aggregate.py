@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kit import tensors
-from worker.noise import BLOCK, Integers
+from worker.noise import Integers, blocks
 from worker.task import GRID, HALF
 
 # Truncation shrinks norms; this covers the float arithmetic before it, with room to spare.
@@ -180,6 +180,11 @@ def check_count(count: npt.NDArray[np.int64], clients: int) -> None:
         raise AggregateInvalid("a count beyond what a cohort can add up to")
 
 
+def sigma_of(noise_multiplier: float) -> float:
+    """σ of the noise on a sum in steps of its grid, of z in units of C."""
+    return noise_multiplier * GRID
+
+
 def noised_mean(
     sums: Sums,
     *,
@@ -204,7 +209,7 @@ def noised_mean(
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"Expected finite {name}={value!r} > 0")
     scale = clip_norm / (GRID * denominator)
-    sigma = noise_multiplier * GRID
+    sigma = sigma_of(noise_multiplier)
     updates = [np.empty(array.shape, np.float32) for array in sums]
     for array, update in zip(sums, updates, strict=True):
         for part, mean in zip(_blocks(array), _blocks(update), strict=True):
@@ -217,7 +222,7 @@ def noised_mean(
 def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     """An array's numbers in order, a block at a time: what a core's own cache holds."""
     flat = array.reshape(-1)
-    return (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+    return (flat[piece] for piece in blocks(flat.size))
 
 
 def server_step(state: ServerState, update: Weights, optimizer: ServerOptimizer) -> ServerState:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +36,7 @@ from jobs.tables_datasets import Dataset
 from kit import log, tensors
 from privacy_gateway import canonical, modelspec
 from privacy_gateway.schemas import JobRequest
-from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Sums, Weights
+from worker.aggregate import AggregateInvalid, ServerOptimizer, ServerState, Weights
 from worker.estimate import evaluate
 from worker.heartbeat import Heartbeat
 from worker.launcher import SandboxFailed
@@ -43,7 +44,6 @@ from worker.noise import NoiseSource
 from worker.orders import training_task
 from worker.pace import Pace, pace_of
 from worker.publication import Publication
-from worker.sampling import Clients
 from worker.steps import Stepper, Train
 from worker.task import TrainingTask
 from worker.trainers import OpenTrainer, Trainers
@@ -295,16 +295,12 @@ def _round(
     group_clients: int | None,
 ) -> ServerState:
     """One round that is paid for: cohort, sum, noise, step, and over to its publication."""
-
-    def train(number: int, cohort: Clients, weights: Weights, clip_norm: float | None) -> Sums:
-        return trainers.round(
-            number, cohort, weights, clip_norm=clip_norm, group_clients=group_clients
-        )
-
+    train = partial(trainers.round, group_clients=group_clients)
     if work.plan.release == "evaluation":
         _publish_metrics(work, trainers, state, round_number, train)
         return state
-    moved = work.stepper.step(state, round_number, work.tools.noise(), train)
+    source = work.tools.noise()
+    moved = work.stepper.step(state, round_number, source, train, publication.catch_up)
     publication.take(moved, round_number, work.stepper.norm_of(state))
     return moved
 

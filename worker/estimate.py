@@ -20,6 +20,7 @@ from worker.noise import NoiseSource
 from worker.sampling import draw_cohort
 from worker.steps import Train
 from worker.task import METRIC_BOUNDS
+from worker.trainers import nothing
 
 # Two-sided 95 % of a Gaussian.
 WIDTH = 1.959963984540054
@@ -62,7 +63,7 @@ def evaluate(
         plan.clients_per_round,
         source.derive(f"round/{round_number}/cohort"),
     )
-    sums = train(round_number, cohort, weights, None)
+    sums = train(round_number, cohort, weights, None, nothing)
     check_sum(sums, [(len(names) + 1,)], len(cohort))
     (noised,) = noised_mean(
         sums,

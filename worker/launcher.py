@@ -13,7 +13,7 @@ a thread that lives as long as the job.
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +32,7 @@ from worker.aggregate import AggregateInvalid, Weights, check_count, check_sum, 
 from worker.frames import Channel, DeadlinePassed, FrameBroken, PeerGone
 from worker.start import Child, Ends, Execute, Start, tasks_of_account
 from worker.task import TrainingTask
+from worker.trainers import nothing
 from worker.training.confine import Bounds
 
 _STORES = ("train", "test")
@@ -150,6 +151,7 @@ class Sandbox:
         clients: npt.NDArray[np.int64],
         weights: Weights,
         clip_norm: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
     ) -> list[npt.NDArray[np.int64]]:
         """Train a cohort from `weights` and sum its clipped updates.
 
@@ -158,6 +160,8 @@ class Sandbox:
             clients: positions in the store, int64; may be empty.
             weights: the current model.
             clip_norm: C of this round where it adapts; the task's otherwise.
+            meanwhile: called once, while the child computes. What it raises is raised here, and the
+                child is dead: its answer was never read.
 
         Returns:
             Per weight array the int64 sum on the grid C/2²⁰, shapes and bound checked, and after
@@ -168,7 +172,8 @@ class Sandbox:
         command: dict[str, Any] = {"command": "round", "round": round_number}
         if clip_norm is not None:
             command["clip_norm"] = clip_norm
-        _, arrays = self._call(command, [clients.astype(np.int64), *weights])
+        given: list[npt.NDArray[Any]] = [clients.astype(np.int64), *weights]
+        _, arrays = self._call(command, given, meanwhile=meanwhile)
         try:
             counts = arrays[-1:] if self.task.count_unclipped else []
             sums = arrays[: len(arrays) - len(counts)]
@@ -267,23 +272,37 @@ class Sandbox:
         arrays: Sequence[npt.NDArray[Any]] = (),
         *,
         deadline: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
     ) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
-        """One question, one answer; every way to fail becomes a code."""
-        if self._channel is None:
+        """One question, one answer; every way of the child to fail becomes a code."""
+        channel = self._channel
+        if channel is None:
             raise SandboxFailed(FailureCode.CRASHED)
         by = deadline or time.monotonic() + self._limits.call_seconds
+        with self._exchange():
+            channel.send(header, arrays, deadline=by)
         try:
-            self._channel.send(header, arrays, deadline=by)
-            answer, answered = self._channel.receive(deadline=by)
+            meanwhile()
+        except BaseException:
+            self.close()
+            raise
+        with self._exchange():
+            answer, answered = channel.receive(deadline=by)
+        if answer.get("ok") is not True:
+            raise self._failed(_code_of(answer.get("code")))
+        return answer, answered
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Half of a call: what goes wrong in it is the child's doing."""
+        try:
+            yield
         except DeadlinePassed:
             raise self._failed(FailureCode.DEADLINE) from None
         except PeerGone:
             raise self._failed(FailureCode.CRASHED) from None
         except (FrameBroken, MemoryError, OSError):
             raise self._failed(FailureCode.PROTOCOL) from None
-        if answer.get("ok") is not True:
-            raise self._failed(_code_of(answer.get("code")))
-        return answer, answered
 
     def _failed(self, code: FailureCode) -> SandboxFailed:
         """Kill first: a child that failed once gets no second chance."""

@@ -15,6 +15,7 @@ NumPy's and TensorFlow's own generators must never be used for noise or for draw
 import hashlib
 import math
 import secrets
+from collections.abc import Iterator
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -131,6 +132,11 @@ class NoiseSource:
         angles &= _SIGN
         square.view(np.uint64)[...] ^= angles
         return square, sine
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """The pieces of `count` numbers that are drawn and worked on at a time."""
+    return (slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK))
 
 
 def _sine(angle: Floats) -> Floats:

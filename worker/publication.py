@@ -91,7 +91,7 @@ class Publication:
             _log.warning("not_published", job=self._held.job_id, **log.place_of(error))
 
     def take(self, state: ServerState, round_number: int, clip_norm: float | None) -> None:
-        """The model of the next round, published at once where it is time.
+        """The model of the next round: it waits, with those before it, unless its tree is new.
 
         Raises:
             FencedOut: the claim is no longer in force.
@@ -101,7 +101,16 @@ class Publication:
         # A tree's key must be kept before more is computed under it: whoever goes on needs it.
         new_key = state.noise_key not in (None, self._noise_key)
         self._noise_key = state.noise_key
-        if new_key or self._clock() - self._since >= self._services.settings.publish_seconds:
+        if new_key:
+            self._publish()
+
+    def catch_up(self) -> None:
+        """Publish what has waited long enough, while the block's next round is computed.
+
+        Raises:
+            FencedOut: the claim is no longer in force.
+        """
+        if self._clock() - self._since >= self._services.settings.publish_seconds:
             self._publish()
 
     def _publish(self) -> None:

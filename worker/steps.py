@@ -20,14 +20,17 @@ from worker.aggregate import (
     Weights,
     check_count,
     run_round,
+    sigma_of,
 )
+from worker.ahead import NoiseAhead
 from worker.clipping import AdaptiveClipping
 from worker.noise import NoiseSource
 from worker.sampling import Clients, draw_cohort
+from worker.trainers import nothing
 from worker.tree import Tree
 
-# (round, cohort, weights, C where it adapts) → raw sums of the cohort.
-Train = Callable[[int, Clients, Weights, float | None], Sums]
+# (round, cohort, weights, C where it adapts, what to do meanwhile) → raw sums of the cohort.
+Train = Callable[[int, Clients, Weights, float | None, Callable[[], None]], Sums]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,12 @@ class Stepper:
         return self.first_norm if state.clip_norm is None else state.clip_norm
 
     def step(
-        self, state: ServerState, round_number: int, source: NoiseSource, train: Train
+        self,
+        state: ServerState,
+        round_number: int,
+        source: NoiseSource,
+        train: Train,
+        meanwhile: Callable[[], None] = nothing,
     ) -> ServerState:
         """Draw, train, noise, move.
 
@@ -82,13 +90,20 @@ class Stepper:
             round_number: counts from 1.
             source: this round's own entropy, see `worker.noise`.
             train: asks the sandboxes.
+            meanwhile: called while they compute, before the noise is drawn.
 
         Raises:
             AggregateInvalid: what came back cannot be a sum of clipped updates.
         """
         drawn = self._draw(state, round_number, source)
         norm = self.norm_of(state)
-        sums = list(train(round_number, drawn.cohort, state.weights, norm))
+        noise = NoiseAhead(drawn.noise, sigma_of(self._noise), [w.shape for w in state.weights])
+
+        def waiting() -> None:
+            meanwhile()
+            noise.draw()
+
+        sums = list(train(round_number, drawn.cohort, state.weights, norm, waiting))
         count = sums.pop() if self._clipping is not None and sums else None
         moved = run_round(
             state,
@@ -98,7 +113,7 @@ class Stepper:
             noise_multiplier=self._noise,
             denominator=self._denominator,
             optimizer=self._optimizer,
-            source=drawn.noise,
+            source=noise,
         )
         if self._clipping is None or norm is None or count is None:
             return replace(moved, noise_key=drawn.key)

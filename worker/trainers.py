@@ -28,6 +28,10 @@ from worker.task import TrainingTask
 Sums = Sequence[npt.NDArray[np.int64]]
 
 
+def nothing() -> None:
+    """What there is to do while a round is computed, for those who only wait."""
+
+
 class Trainer(Protocol):
     """What the coordinator needs of a sandbox; `worker.launcher.Sandbox` is the real one."""
 
@@ -41,8 +45,13 @@ class Trainer(Protocol):
         clients: npt.NDArray[np.int64],
         weights: Weights,
         clip_norm: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
     ) -> Sequence[npt.NDArray[np.int64]]:
-        """Raw clipped int64 sum of a cohort on the grid C/2²⁰; C as given where it adapts."""
+        """Raw clipped int64 sum of a cohort on the grid C/2²⁰; C as given where it adapts.
+
+        `meanwhile` is called once while the round is computed; if it raises, so does this, and the
+        round is lost with its sandbox.
+        """
         ...
 
     def evaluate(self, weights: Weights) -> dict[str, float]:
@@ -105,9 +114,10 @@ class Trainers:
         round_number: int,
         cohort: npt.NDArray[np.int64],
         weights: Weights,
+        clip_norm: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
         *,
         group_clients: int | None,
-        clip_norm: float | None = None,
     ) -> Sums:
         """Raw sum of a cohort that is paid for.
 
@@ -115,18 +125,20 @@ class Trainers:
             round_number: of the round.
             cohort: positions of the clients, int64, rising.
             weights: the current model.
-            group_clients: most people one sandbox may see; None for all of them in one.
             clip_norm: C of this round where it adapts.
+            meanwhile: called once, while the cohort or its first group trains.
+            group_clients: most people one sandbox may see; None for all of them in one.
         """
         if group_clients is None:
-            return self._whole().round(round_number, cohort, weights, clip_norm)
+            return self._whole().round(round_number, cohort, weights, clip_norm, meanwhile)
         self.close()
         groups = np.array_split(cohort, max(1, -(-len(cohort) // group_clients)))
         total: list[npt.NDArray[np.int64]] = []
         for group in groups:
             with ExitStack() as stack:
                 trainer = self._open(stack, Subset(self.store, group), None)
-                part = trainer.round(round_number, group, weights, clip_norm)
+                part = trainer.round(round_number, group, weights, clip_norm, meanwhile)
+            meanwhile = nothing
             total = [a + b for a, b in zip(total, part, strict=True)] if total else list(part)
         return total
 

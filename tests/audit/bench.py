@@ -40,7 +40,7 @@ from worker.launcher import Sandbox
 from worker.noise import NoiseSource
 from worker.start import Start
 from worker.task import TrainingTask
-from worker.trainers import Data
+from worker.trainers import Data, nothing
 
 PEOPLE, RECORDS, FEATURES = 200, 3, 16
 PER_ROUND = 20
@@ -312,16 +312,29 @@ class Watched:
     def initial_weights(self) -> Any:
         return self._ask("first", lambda sandbox: sandbox.initial_weights())
 
-    def round(self, number: int, clients: np.ndarray, weights: Any, *rest: Any, **more: Any) -> Any:
+    def round(
+        self,
+        number: int,
+        clients: np.ndarray,
+        weights: Any,
+        clip_norm: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
+    ) -> Any:
         self.watch.cohorts.append(np.array(clients))
         self.watch.before.append([np.array(array) for array in weights])
-        self.watch.norms += [norm for norm in rest if norm is not None]
-        asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), rest, more)
+        self.watch.norms += [] if clip_norm is None else [clip_norm]
+        asked = (number, clients.tobytes(), *(array.tobytes() for array in weights), clip_norm)
 
         self.watch.around(self, number)
-        return self._ask(
-            "round", lambda box: box.round(number, clients, weights, *rest, **more), *asked
+        waiting = [meanwhile]
+        sums = self._ask(
+            "round",
+            lambda box: box.round(number, clients, weights, clip_norm, waiting.pop()),
+            *asked,
         )
+        for late in waiting:  # the answer was known
+            late()
+        return sums
 
     def evaluate(self, weights: Any) -> dict[str, float]:
         asked = tuple(array.tobytes() for array in weights)

@@ -112,16 +112,20 @@ def _no_noise(sums: Any, **options: Any) -> Any:
 
 def _noise_on_the_mean(sums: Any, **options: Any) -> Any:
     less = options["noise_multiplier"] / options["denominator"]
-    return _REAL_MEAN(sums, **options | {"noise_multiplier": less})
+    return _REAL_MEAN(sums, **_other_noise(options, less))
 
 
 def _half_the_noise(sums: Any, **options: Any) -> Any:
-    half = options["noise_multiplier"] / 2
-    return _REAL_MEAN(sums, **options | {"noise_multiplier": half})
+    return _REAL_MEAN(sums, **_other_noise(options, options["noise_multiplier"] / 2))
+
+
+def _other_noise(options: dict[str, Any], noise_multiplier: float) -> dict[str, Any]:
+    """From the same stream, as if nothing had been drawn ahead."""
+    return options | {"noise_multiplier": noise_multiplier, "source": options["source"].source}
 
 
 def _the_same_seed_each_round(sums: Any, **options: Any) -> Any:
-    always = options["source"]._key if not _SEEDS else _SEEDS[0]
+    always = options["source"].source._key if not _SEEDS else _SEEDS[0]
     _SEEDS.append(always)
     return _REAL_MEAN(sums, **options | {"source": NoiseSource(always)})
 
@@ -167,7 +171,7 @@ def _a_count_of_whole_people(self: Any, norm: float, count: Any, source: Any) ->
 
 
 def _the_joint_noise_on_the_update(sums: Any, **options: Any) -> Any:
-    return _REAL_MEAN(sums, **options | {"noise_multiplier": mechanism.NOISE})
+    return _REAL_MEAN(sums, **_other_noise(options, mechanism.NOISE))
 
 
 class _Silence:

@@ -305,6 +305,32 @@ training:
   :: atomic { FAULT; goto crash }
   fi;
 
+  if  /* worker.publication.catch_up: while this round is computed, what waited is published */
+  :: true
+  :: atomic {
+    round > first ->
+#ifndef MUTANT_PUBLISH_UNANSWERED
+    round--;
+#endif
+    if
+#ifndef MUTANT_PUBLISH_UNFENCED
+    :: !IN_FORCE -> goto idle
+#endif
+    :: else -> insert_if_absent()
+    fi;
+#ifndef MUTANT_PUBLISH_UNANSWERED
+    round++;
+#endif
+    first = round;
+    if
+    :: true
+    :: FAULT; goto failed_attempt  /* committed, but the answer was lost */
+    fi
+  }
+  :: atomic { round > first && faults > 0 -> faults--; goto failed_attempt }  /* no database */
+  :: atomic { FAULT; goto crash }
+  fi;
+
   if
   :: answered = round
   :: atomic { FAULT; goto lost_sandbox }

@@ -11,7 +11,7 @@ import numpy as np
 
 from privacy_gateway.modelspec import measure
 from worker.task import GRID, HALF, TrainingTask
-from worker.trainers import Data
+from worker.trainers import Data, nothing
 
 
 class FakeTrainer:
@@ -36,13 +36,19 @@ class FakeTrainer:
         return [np.zeros(shape, np.float32) for shape in self.shapes]
 
     def round(
-        self, round_number: int, clients: Any, weights: Any, clip_norm: float | None = None
+        self,
+        round_number: int,
+        clients: Any,
+        weights: Any,
+        clip_norm: float | None = None,
+        meanwhile: Callable[[], None] = nothing,
     ) -> list[Any]:
         """The sum of a cohort, on the grid; for adaptive clipping, everybody is beyond C."""
         self.before_round(round_number)
         self.rounds.append(round_number)
         self.cohorts.append(clients)
         self.clip_norms.append(clip_norm)
+        meanwhile()
         sums = [np.zeros(shape, np.int64) for shape in self.task.sum_shapes]
         flat = sums[0].reshape(-1)
         np.add.at(flat, clients % flat.size, GRID // 4)

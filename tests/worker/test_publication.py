@@ -109,10 +109,34 @@ def test_what_has_waited_long_enough_is_published_within_its_block(market: Marke
         for number, moment in enumerate((0.15, 0.25, 0.4, 0.46, 0.5), start=1):
             passed[0] = moment
             publication.take(model(number), number, None)
+            publication.catch_up()
             seen.append(published(market, held.job_id))
     assert seen == [[], [2], [2], [2, 4], [2, 4]]
     assert published(market, held.job_id) == [2, 4, 5]
     assert float(weights(market, held.job_id)["weight_0000"][0]) == 5.0
+
+
+def test_a_model_is_published_while_the_next_round_of_its_block_is_computed(
+    market: Market,
+) -> None:
+    """Not before: its bytes would keep the sandbox waiting. Nothing waits when a block begins."""
+    job_id = submit(market)
+    seen: dict[int, list[int]] = {}
+    ordered = Stable(lambda number: seen.update({number: published(market, job_id)}))
+    assert run(waiting(market, 0.0), job_id, ordered) == "ended"
+    assert published(market, job_id) == list(range(1, 13))
+    begin_blocks = (1, 6, 11)
+    for number, before in seen.items():
+        waits = 0 if number in begin_blocks else 1
+        assert before == list(range(1, number - waits))
+
+
+def test_a_round_whose_claim_is_lost_meanwhile_is_not_published(market: Market) -> None:
+    """The worker sees it as it publishes the round before, and the round under way is dropped."""
+    job_id = submit(market)
+    stable = Stable(lambda number: lose(market, job_id) if number == 3 else None)
+    assert run(waiting(market, 0.0), job_id, stable) == "fenced_out"
+    assert (stable.rounds, published(market, job_id)) == ([1, 2, 3], [1])
 
 
 def test_time_between_blocks_is_not_time_that_a_model_waited(market: Market) -> None:
@@ -123,6 +147,7 @@ def test_time_between_blocks_is_not_time_that_a_model_waited(market: Market) -> 
     passed[0] = 100.0
     with publication.block():
         publication.take(model(1), 1, None)
+        publication.catch_up()
         assert published(market, held.job_id) == []
         publication.take(model(2), 2, None)
     assert published(market, held.job_id) == [2]
@@ -305,6 +330,7 @@ def test_a_setting_of_zero_publishes_every_round(market: Market) -> None:
     with publication.block():
         for number in (1, 2, 3):
             publication.take(model(number), number, None)
+            publication.catch_up()
             assert published(market, held.job_id)[-1] == number
     with market.database.read() as session:
         counted = session.execute(sa.select(_JOB.c.rounds_published)).scalars().all()

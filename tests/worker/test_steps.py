@@ -30,7 +30,9 @@ class Trainer:
         self.cohorts: list[list[int]] = []
         self.norms: list[float | None] = []
 
-    def __call__(self, number: int, cohort: Any, weights: Any, norm: float | None) -> Any:
+    def __call__(
+        self, number: int, cohort: Any, weights: Any, norm: float | None, meanwhile: Any
+    ) -> Any:
         self.cohorts.append(cohort.tolist())
         self.norms.append(norm)
         each = GRID // 8 + int(cohort.sum()) % 97
@@ -88,7 +90,7 @@ def test_after_four_rounds_one_node_is_left() -> None:
     plan = TrainingPlan(64, 4, 16, 1.0, sampling="none", clip_norm=1.0, algorithm="dp_ftrl")
     shape = (100, 100)
 
-    def quiet(number: int, cohort: Any, weights: Any, norm: float | None) -> Any:
+    def quiet(number: int, cohort: Any, weights: Any, norm: float | None, _meanwhile: Any) -> Any:
         return [np.zeros(shape, np.int64)]
 
     stepper, state = Stepper(plan, ServerOptimizer()), ServerState([np.zeros(shape, np.float32)])

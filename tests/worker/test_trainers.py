@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,6 +62,7 @@ def test_groups_apart_give_the_same_bits_as_one_sandbox(
 ) -> None:
     engine.store(tmp_path / "store", SIZES)
     opened: list[Data] = []
+    waits: list[int] = []
 
     def open_trainer(task: TrainingTask, people: Data, public: Path | None) -> Sandbox:
         opened.append(people)
@@ -72,9 +74,10 @@ def test_groups_apart_give_the_same_bits_as_one_sandbox(
         weights = kept.initial_weights()
         cohort = np.array([0, 1, 3, 5, 6])
         together = kept.round(4, cohort, weights, group_clients=None)
-        apart = kept.round(4, cohort, weights, group_clients=size)
+        apart = kept.round(4, cohort, weights, None, partial(waits.append, 4), group_clients=size)
     finally:
         kept.close()
+    assert waits == [4]
     assert any(part.any() for part in together)
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_array_equal(one, other)
