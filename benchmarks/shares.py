@@ -1,11 +1,11 @@
 """How much of a running job is private: sampling, noise and commit, beside the training.
 
 Whole jobs run as a worker runs them, with a forked sandbox, and the coordinator's own thread is
-timed from the end of one answer of the sandbox to the next question: cohort, check, noise, server
-step, publication, and each block's policy and charge (a question costs the policy engine's child
-another 0.1 ms or so a block, which is not seen). That a sum is checked once more as it is read
-belongs to handing it over. A stand-in that answers at once would tell of less: it leaves the caches
-of the processor to the coordinator.
+timed from the end of one answer of the sandbox to the next question, and in what it does while the
+sandbox computes: cohort, check, noise, server step, publication, and each block's policy and charge
+(a question costs the policy engine's child another 0.1 ms or so a block, which is not seen). That a
+sum is checked once more as it is read belongs to handing it over. A stand-in that answers at once
+would tell of less: it leaves the caches of the processor to the coordinator.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ class Settings(BaseSettings):
             share a charge, longer ones have one each. Cancel, freeze and a new policy take hold
             between blocks.
         publish_seconds: rounds are published as one, as the last of them, until so much time has
-            passed since the last publication, which is looked at when a round ends; what waits is
-            published when its block ends. 0 publishes every round by itself. A worker that dies
-            loses what waits.
+            passed since the last publication, which is looked at while the next round of the block
+            is computed; what waits is published when its block ends. 0 publishes every round by
+            itself. A worker that dies loses what waits.
         lease_seconds: how long a worker may be silent before its job is given to another.
         reservation_seconds: how long an admitted job may wait for people or a worker before it
             expires.

@@ -3,9 +3,9 @@
 To publish is to hash the whole model and to write it where it outlives a power cut. A round of some
 milliseconds would spend a good part of its time on that, for a model that is superseded before
 anybody has looked at it. So the rounds that end within a moment are published as one, as the last
-of them. What is published is never computed again; a worker that dies loses what still waited,
-which is charged anew like the rest of its block (a tree's is paid for). Nothing may wait once its
-block is over.
+of them, while the sandbox is busy with the next one. What is published is never computed again; a
+worker that dies loses what still waited, which is charged anew like the rest of its block (a tree's
+is paid for). Nothing may wait once its block is over.
 """
 
 from __future__ import annotations
