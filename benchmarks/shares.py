@@ -11,6 +11,7 @@ would tell of less: it leaves the caches of the processor to the coordinator.
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class _Spent:
         own: of the coordinator's thread, between two rounds and while the sandbox computes one.
         handing: of the same thread, giving weights and reading and checking sums.
         sandbox: of the sandbox's process.
-        waited: between two rounds, by the clock: nothing is trained meanwhile.
+        waited: between two rounds, by the clock: nothing is trained then; and what the coordinator
+            did during a round, where the sandbox had its answer before that was done.
         passed: by the clock.
     """
 
@@ -95,13 +97,15 @@ class _Watched:
         clip_norm: float | None,
         meanwhile: Callable[[], None],
     ) -> Any:
-        aside = 0.0
+        aside = late = 0.0
 
         def timed() -> None:
-            nonlocal aside
-            began = time.thread_time()
+            nonlocal aside, late
+            began = _Moment()
             meanwhile()
-            aside = time.thread_time() - began
+            ended = _Moment()
+            aside = ended.thread - began.thread
+            late = ended.clock - began.clock if self._has_answered() else 0.0
 
         asked = _Moment()
         sums = self.sandbox.round(round_number, clients, weights, clip_norm, timed)
@@ -114,10 +118,15 @@ class _Watched:
             self.spent.own += asked.thread - self._answered.thread + aside
             self.spent.handing += answered.thread - asked.thread - aside
             self.spent.sandbox = used - self._used
-            self.spent.waited += asked.clock - self._answered.clock
+            self.spent.waited += asked.clock - self._answered.clock + late
             self.spent.passed += answered.clock - self._answered.clock
         self._answered = _Moment()
         return sums
+
+    def _has_answered(self) -> bool:
+        """Whether the sandbox waits for its answer to be read."""
+        answers = self.sandbox._channel._read_fd  # noqa: SLF001 - no product code asks this
+        return bool(select.select([answers], [], [], 0)[0])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sandbox, name)

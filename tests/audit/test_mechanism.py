@@ -120,7 +120,7 @@ def _half_the_noise(sums: Any, **options: Any) -> Any:
 
 
 def _other_noise(options: dict[str, Any], noise_multiplier: float) -> dict[str, Any]:
-    """From the same stream, as if nothing had been drawn ahead."""
+    """What the round's own stream gives next: of what was drawn ahead nothing is used."""
     return options | {"noise_multiplier": noise_multiplier, "source": options["source"].source}
 
 

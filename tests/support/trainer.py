@@ -17,13 +17,20 @@ from worker.trainers import Data, nothing
 class FakeTrainer:
     """Every client adds a quarter of the clip norm to one coordinate of the first weight.
 
-    `before_round` is called with the round's number before it is computed, and may raise.
+    `before_round` is called with the round's number before it is computed, `after_round` before it
+    is answered; both may raise.
     """
 
-    def __init__(self, task: TrainingTask, before_round: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        task: TrainingTask,
+        before_round: Callable[[int], None],
+        after_round: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.task = task
         self.shapes = measure(task.model).weight_shapes
         self.before_round = before_round
+        self.after_round = after_round
         self.rounds: list[int] = []
         self.cohorts: list[Any] = []
         self.clip_norms: list[float | None] = []
@@ -54,6 +61,7 @@ class FakeTrainer:
         np.add.at(flat, clients % flat.size, GRID // 4)
         if self.task.count_unclipped:
             sums.append(np.array([-HALF * len(clients)], np.int64))
+        self.after_round(round_number)
         return sums
 
     def evaluate(self, weights: Any) -> dict[str, float]:
@@ -76,9 +84,11 @@ class Stable:
         self,
         before_round: Callable[[int], None] = lambda _: None,
         before_opening: Callable[[], None] = lambda: None,
+        after_round: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.before_round = before_round
         self.before_opening = before_opening
+        self.after_round = after_round
         self.made: list[FakeTrainer] = []
         self.stores: list[Data] = []
         self.tests: list[Path | None] = []
@@ -90,7 +100,7 @@ class Stable:
         """Open one, as the coordinator does."""
         if store is not None:
             self.before_opening()
-        trainer = FakeTrainer(task, self.before_round)
+        trainer = FakeTrainer(task, self.before_round, self.after_round)
         self.made.append(trainer)
         self.stores.append(store)
         self.tests.append(test_store)

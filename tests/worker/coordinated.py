@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from jobs import (
-    admission,
-    events,
-)
+from jobs import admission, events, states
 from jobs.tables import Job, JobRelease
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
@@ -61,6 +59,20 @@ def abandon(market: Market, job_id: str, *, in_round: int = 1) -> str:
     return run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
 
 
+def waiting(market: Market, seconds: float) -> Market:
+    """The market with another `publish_seconds`."""
+    settings = market.services.settings.model_copy(update={"publish_seconds": seconds})
+    return replace(market, services=replace(market.services, settings=settings))
+
+
+def lose(market: Market, job_id: str) -> None:
+    """The worker is gone: its lease ends, and the job is queued anew."""
+    with market.database.unit_of_work() as session:
+        table = Job.__table__
+        session.execute(sa.update(table).where(table.c.id == job_id).values(lease_expires_at=1))
+        states.enqueue(session, states.locked(session, job_id), now=market.clock())
+
+
 def keeping_groups_apart() -> str:
     """The market's policy with the obligation."""
     none, apart = "set(),\n}", '{{"type": "isolation", "value": "per_client_group"}},\n}'
@@ -79,6 +91,15 @@ def releases(market: Market, job_id: str) -> list[Any]:
         table = JobRelease.__table__
         query = sa.select(table).where(table.c.job_id == job_id).order_by(table.c.round)
         return list(session.execute(query))
+
+
+def published(market: Market, job_id: str) -> list[int]:
+    return [row.round for row in releases(market, job_id)]
+
+
+def told(market: Market, job_id: str, kind: str) -> list[dict[str, Any]]:
+    with market.database.read() as session:
+        return [event.body for event in events.since(session, job_id) if event.kind == kind]
 
 
 def kinds(market: Market, job_id: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.support.servers import wait_until
 from tests.worker import engine
-from worker.launcher import FailureCode, Sandbox, SandboxFailed
+from worker.launcher import FailureCode, Limits, Sandbox, SandboxFailed
 from worker.zygote import Zygote
 
 pytestmark = pytest.mark.tensorflow
@@ -53,6 +54,21 @@ def test_it_is_called_once_while_the_round_is_computed(sandbox: Sandbox) -> None
     assert calls == ["T"]  # so it had not answered
     for one, other in zip(sums, sandbox.round(0, EVERYBODY, weights), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_it_takes_nothing_of_the_childs_time(tmp_path: Path, zygote: Zygote) -> None:
+    """Else a database that is slow would be told as a sandbox that was, which is paid for."""
+    engine.store(tmp_path / "store", SIZES)
+    seconds = 3.0
+    limits = Limits(call_seconds=seconds)
+    with Sandbox(engine.task(), tmp_path / "store", limits=limits, start=zygote) as sandbox:
+        weights = sandbox.initial_weights()
+        sums = sandbox.round(0, EVERYBODY, weights, None, lambda: time.sleep(seconds + 0.1))
+        assert any(part.any() for part in sums)
+        os.kill(sandbox.pid or 0, signal.SIGSTOP)
+        with pytest.raises(SandboxFailed) as failed:
+            sandbox.round(1, EVERYBODY, weights, None, lambda: time.sleep(0.1))
+        assert failed.value.code is FailureCode.DEADLINE
 
 
 @pytest.mark.parametrize("trouble", [MemoryError(), OSError(), KeyboardInterrupt()], ids=repr)

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from jobs import blocks, events, rounds, states
+from jobs import blocks, events, rounds
+from jobs import releases as publishing
 from jobs.errors import FencedOut
 from jobs.rounds import Claim
 from jobs.tables import Job
@@ -28,9 +29,13 @@ from tests.worker.coordinated import (
     abandon,
     assert_settled,
     job,
+    lose,
+    published,
     releases,
     run,
     submit,
+    told,
+    waiting,
 )
 from worker.aggregate import AggregateInvalid, ServerState
 from worker.launcher import FailureCode, SandboxFailed
@@ -53,29 +58,8 @@ def market(database: Database, engine: EmbeddedEngine, tmp_path: Path) -> Market
     return waiting(support.open_market(database, engine, tmp_path), ENDLESS)
 
 
-def waiting(market: Market, seconds: float) -> Market:
-    settings = market.services.settings.model_copy(update={"publish_seconds": seconds})
-    return replace(market, services=replace(market.services, settings=settings))
-
-
-def published(market: Market, job_id: str) -> list[int]:
-    return [row.round for row in releases(market, job_id)]
-
-
-def told(market: Market, job_id: str, kind: str) -> list[dict[str, Any]]:
-    with market.database.read() as session:
-        return [event.body for event in events.since(session, job_id) if event.kind == kind]
-
-
 def weights(market: Market, job_id: str) -> dict[str, Any]:
     return tensors.load(releases(market, job_id)[-1].weights)
-
-
-def lose(market: Market, job_id: str) -> None:
-    """The worker is gone: its lease ends, and the job is queued anew."""
-    with market.database.unit_of_work() as session:
-        session.execute(_JOB.update().where(_JOB.c.id == job_id).values(lease_expires_at=1))
-        states.enqueue(session, states.locked(session, job_id), now=market.clock())
 
 
 def assert_same_weights(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -129,14 +113,6 @@ def test_a_model_is_published_while_the_next_round_of_its_block_is_computed(
     for number, before in seen.items():
         waits = 0 if number in begin_blocks else 1
         assert before == list(range(1, number - waits))
-
-
-def test_a_round_whose_claim_is_lost_meanwhile_is_not_published(market: Market) -> None:
-    """The worker sees it as it publishes the round before, and the round under way is dropped."""
-    job_id = submit(market)
-    stable = Stable(lambda number: lose(market, job_id) if number == 3 else None)
-    assert run(waiting(market, 0.0), job_id, stable) == "fenced_out"
-    assert (stable.rounds, published(market, job_id)) == ([1, 2, 3], [1])
 
 
 def test_time_between_blocks_is_not_time_that_a_model_waited(market: Market) -> None:
@@ -231,6 +207,7 @@ def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> Non
     assert_settled(market)
 
 
+@pytest.mark.parametrize("moment", ["before_round", "after_round"])
 @pytest.mark.parametrize(
     "failure",
     [
@@ -240,7 +217,7 @@ def test_a_worker_that_dies_loses_what_waited_and_no_more(market: Market) -> Non
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_how_a_round_failed_does_not_show(market: Market, failure: Exception) -> None:
+def test_how_a_round_failed_does_not_show(market: Market, failure: Exception, moment: str) -> None:
     """By the events a researcher sees: what had waited is published whatever happened."""
     job_id = submit(market)
 
@@ -248,7 +225,7 @@ def test_how_a_round_failed_does_not_show(market: Market, failure: Exception) ->
         if number == 3:
             raise failure
 
-    assert run(market, job_id, Stable(fail)) == "returned"
+    assert run(market, job_id, Stable(**{moment: fail})) == "returned"
     with market.database.read() as session:
         seen = [(event.kind, event.body) for event in events.since(session, job_id)]
     assert seen[-3:] == [
@@ -309,6 +286,36 @@ def test_a_publication_that_fails_does_not_hide_a_failed_sandbox(
     assert published(market, job_id) == []
     with market.database.read() as session:
         assert events.attempt_failed(session, job_id)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "shown"),
+    [
+        (OperationalError("INSERT", None, Exception("connection reset")), "database_down"),
+        (MemoryError(), events.FAILED),
+    ],
+    ids=["database down", "no memory"],
+)
+def test_a_publication_that_fails_meanwhile_is_told_as_what_it_is(
+    market: Market, monkeypatch: pytest.MonkeyPatch, trouble: Exception, shown: str
+) -> None:
+    """The round under way is dropped with its sandbox, which has done nothing wrong."""
+    job_id, real = submit(market), publishing.publish
+
+    def fail(*given: Any, **named: Any) -> bool:
+        if named["round_number"] == 2:
+            raise trouble
+        return real(*given, **named)
+
+    stable = Stable()
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.releases.publish", fail)
+        assert run(waiting(market, 0.0), job_id, stable) == "returned"
+    assert (stable.rounds, published(market, job_id)) == ([1, 2, 3], [1])
+    assert told(market, job_id, "queued")[-1] == {"reason": shown}
+    assert run(market, job_id, Stable()) == "ended"
+    assert job(market, job_id).status == "completed"
+    assert_settled(market)
 
 
 def claimed(market: Market) -> Claim:
