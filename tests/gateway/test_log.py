@@ -181,7 +181,7 @@ def test_a_witness_that_cannot_be_had_is_shown_and_holds_nobody_up(
         (settings.state_dir / "w").unlink()
         until(lambda: house.ok("auditor", "GET", "/readyz")["parts"]["witness"] == "ok")
         head = signed(house, 1)
-        assert other.witness().read_text() == head["note"]
+        until(lambda: witnessed(other) == head["note"])
 
 
 def services_of(services: Services, settings: GatewaySettings) -> Services:
