@@ -48,14 +48,21 @@ def refusal(found: Iterable[Any]) -> Refused:
     code = "invalid_request"
     if all(fault.field.startswith(("model.architecture", "job.model.")) for fault in faults):
         code = "model_refused"
-    names = ", ".join(fault.field for fault in faults)
-    return Refused(code, f"{names}: {faults[0].message}", errors=faults)
+    return Refused(code, _sentence(faults), errors=faults)
 
 
 def message_of(fault: Mapping[str, Any]) -> str:
     """One fault as a sentence about JSON."""
     said = _SAID.get(fault["type"])
     return str(fault["msg"]) if said is None else said.format_map(fault.get("ctx") or {})
+
+
+def _sentence(faults: Iterable[FieldError]) -> str:
+    """Every fault, those of one kind together: `a, b: is missing; c: must be a JSON array`."""
+    fields: dict[str, list[str]] = {}
+    for fault in faults:
+        fields.setdefault(fault.message, []).append(fault.field)
+    return "; ".join(f"{', '.join(names)}: {message}" for message, names in fields.items())
 
 
 def _merged(found: list[Any]) -> list[FieldError]:

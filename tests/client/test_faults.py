@@ -54,6 +54,15 @@ def test_a_body_that_is_no_object_is_called_so() -> None:
     assert faults_of(QuoteRequest, {}) == {"job": "is missing"}
 
 
+def test_the_detail_says_of_each_field_what_is_wrong_with_it() -> None:
+    body = {name: value for name, value in JOB.items() if name not in ("dataset", "purpose")}
+    with pytest.raises(Refused) as caught:
+        parse(JobRequest, body | {"dataset_id": "ds_1"})
+    assert caught.value.detail == (
+        "dataset, purpose: is missing; dataset_id: is not a member of what is asked here"
+    )
+
+
 def test_of_two_ways_to_say_a_job_the_nearer_one_is_told() -> None:
     assert list(faults_of(DryRun, {"job": JOB | {"rounds": 0}})) == ["job.rounds"]
     assert list(faults_of(DryRun, {"job": 3})) == ["job"]
