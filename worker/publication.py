@@ -66,7 +66,9 @@ class Publication:
     def block(self) -> Iterator[None]:
         """A block of rounds: what waits at its end is published, also where a round failed.
 
-        How it failed must not be seen by whether the rounds before it were published.
+        How it failed must not be seen by whether the rounds before it were published. So a
+        publication that fails is tried once more, too: a machine short of memory while a sandbox
+        trains must not show in another way than a sandbox that is.
 
         Raises:
             FencedOut: the claim is no longer in force.
@@ -74,12 +76,12 @@ class Publication:
         self._since = self._clock()
         try:
             yield
+            self._publish()
         except FencedOut:
             raise
         except Exception:
             self._publish_beside_a_failure()
             raise
-        self._publish()
 
     def _publish_beside_a_failure(self) -> None:
         """The failure is what has to be told, whatever becomes of the rounds before it."""
@@ -114,8 +116,11 @@ class Publication:
             self._publish()
 
     def _publish(self) -> None:
-        """Weights are the release, and C where it adapts; what going on needs is kept beside."""
-        waiting, self._waiting = self._waiting, None
+        """Weights are the release, and C where it adapts; what going on needs is kept beside.
+
+        It waits until the commit is known: what was committed already stays as it is.
+        """
+        waiting = self._waiting
         if waiting is None:
             return
         state = waiting.state
@@ -132,4 +137,5 @@ class Publication:
                 clip_norm=waiting.clip_norm,
                 now=self._services.clock(),
             )
+        self._waiting = None
         self._since = self._clock()

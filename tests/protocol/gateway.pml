@@ -321,13 +321,12 @@ training:
 #ifndef MUTANT_PUBLISH_UNANSWERED
     round++;
 #endif
-    first = round;
     if
-    :: true
-    :: FAULT; goto failed_attempt  /* committed, but the answer was lost */
+    :: first = round
+    :: FAULT; goto lost_sandbox  /* committed, but the answer was lost: once more, and no further */
     fi
   }
-  :: atomic { round > first && faults > 0 -> faults--; goto failed_attempt }  /* no database */
+  :: atomic { round > first && faults > 0 -> faults--; goto lost_sandbox }  /* no database */
   :: atomic { FAULT; goto crash }
   fi;
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from jobs import admission, events, states
+from jobs import admission, events, rounds, states
+from jobs.rounds import Claim
 from jobs.tables import Job, JobRelease
 from tests.support import market as support
 from tests.support.market import RESEARCHER, Market
@@ -57,6 +58,15 @@ def abandon(market: Market, job_id: str, *, in_round: int = 1) -> str:
 
     stable.before_round = endless
     return run(market, job_id, stable, stopping=lambda: bool(stop), stop_seconds=0.01)
+
+
+def claimed(market: Market) -> Claim:
+    """A job in the hands of a worker that has not begun."""
+    job_id = submit(market)
+    with market.database.unit_of_work() as session:
+        held = rounds.claim(session, job_id, worker="w", lease_seconds=60, now=market.clock())
+    assert held is not None
+    return held
 
 
 def waiting(market: Market, seconds: float) -> Market:

@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
-from jobs import blocks, events, rounds
-from jobs import releases as publishing
+from jobs import blocks, events
 from jobs.errors import FencedOut
-from jobs.rounds import Claim
 from jobs.tables import Job
 from kit import tensors
 from kit.db import Database
@@ -28,6 +25,7 @@ from tests.worker.coordinated import (
     TREE,
     abandon,
     assert_settled,
+    claimed,
     job,
     lose,
     published,
@@ -264,66 +262,6 @@ def test_a_claim_lost_with_its_sandbox_is_lost(market: Market) -> None:
         lose(market, held.job_id)
         raise SandboxFailed(FailureCode.CRASHED)
     assert published(market, held.job_id) == []
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [OperationalError("INSERT", None, Exception("server closed the connection")), MemoryError()],
-    ids=["database down", "no memory"],
-)
-def test_a_publication_that_fails_does_not_hide_a_failed_sandbox(
-    market: Market, monkeypatch: pytest.MonkeyPatch, trouble: Exception
-) -> None:
-    """An attempt that people's data may have ended counts as one, see `events.attempt_failed`."""
-    job_id = submit(market)
-
-    def down(*_: object, **__: object) -> bool:
-        raise trouble
-
-    with monkeypatch.context() as patched:
-        patched.setattr("jobs.releases.publish", down)
-        assert run(market, job_id, Stable(stop_before(3))) == "returned"
-    assert published(market, job_id) == []
-    with market.database.read() as session:
-        assert events.attempt_failed(session, job_id)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "shown"),
-    [
-        (OperationalError("INSERT", None, Exception("connection reset")), "database_down"),
-        (MemoryError(), events.FAILED),
-    ],
-    ids=["database down", "no memory"],
-)
-def test_a_publication_that_fails_meanwhile_is_told_as_what_it_is(
-    market: Market, monkeypatch: pytest.MonkeyPatch, trouble: Exception, shown: str
-) -> None:
-    """The round under way is dropped with its sandbox, which has done nothing wrong."""
-    job_id, real = submit(market), publishing.publish
-
-    def fail(*given: Any, **named: Any) -> bool:
-        if named["round_number"] == 2:
-            raise trouble
-        return real(*given, **named)
-
-    stable = Stable()
-    with monkeypatch.context() as patched:
-        patched.setattr("jobs.releases.publish", fail)
-        assert run(waiting(market, 0.0), job_id, stable) == "returned"
-    assert (stable.rounds, published(market, job_id)) == ([1, 2, 3], [1])
-    assert told(market, job_id, "queued")[-1] == {"reason": shown}
-    assert run(market, job_id, Stable()) == "ended"
-    assert job(market, job_id).status == "completed"
-    assert_settled(market)
-
-
-def claimed(market: Market) -> Claim:
-    job_id = submit(market)
-    with market.database.unit_of_work() as session:
-        held = rounds.claim(session, job_id, worker="w", lease_seconds=60, now=market.clock())
-    assert held is not None
-    return held
 
 
 def model(number: int) -> ServerState:
